@@ -1,0 +1,1 @@
+"""Persistent KV-cache memory for LLM agents on MLX."""

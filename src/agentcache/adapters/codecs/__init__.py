@@ -1,0 +1,1 @@
+"""Encodings of rows, in numpy: any thread may run them."""

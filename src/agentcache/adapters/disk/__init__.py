@@ -1,0 +1,1 @@
+"""Segment files and the SQLite catalogue of a home."""

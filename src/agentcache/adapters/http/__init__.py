@@ -1,0 +1,1 @@
+"""The HTTP edge: thin Starlette endpoints, one module a dialect."""

@@ -1,0 +1,1 @@
+"""The pure core: what is remembered, who holds memory, what runs next. No I/O, no clock."""

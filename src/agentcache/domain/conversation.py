@@ -1,0 +1,35 @@
+"""A conversation as a client sends it, before it is rendered."""
+
+from collections.abc import Mapping, Sequence
+
+from attrs import field, frozen
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+@frozen
+class ToolCall:
+    """A call the model made. `arguments` is the JSON text it wrote."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@frozen
+class Message:
+    """One message. `role` is system, user, assistant or tool (developer is read as system)."""
+
+    role: str
+    content: str = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@frozen
+class Conversation:
+    """All that is rendered into one prompt. `tools` are JSON objects in the order given."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Json], ...] = field(default=())

@@ -1,0 +1,183 @@
+"""Every error agentcache raises on purpose. Each carries fields, and says what to do.
+
+AgentCacheError
+├── InvalidRequest          the caller's input is wrong; the same request never works
+│   └── PromptTooLong       more tokens than the model or the memory can ever hold
+├── UnknownAgent            no agent of this name
+├── Overloaded              refused now, worth a retry after `retry_after` seconds
+├── Unavailable             starting, swapping or draining; retry after `retry_after` seconds
+├── TurnCancelled           the client went away
+├── TurnFailed              the engine failed on this sequence (and on no other)
+├── ModelError              a model reference that cannot be resolved or loaded
+├── HomeError               the home directory cannot be used
+│   └── HomeLocked          another process owns it
+├── SegmentUnusable         a stored segment that must be treated as a miss
+│   ├── SegmentMissing      no such file
+│   └── SegmentCorrupt      checksum, layout, count or key do not add up
+├── CatalogueConflict       a commit that refers to rows that are not there
+├── StoreFull               no room on disk, even after eviction
+└── IntegrityError          an invariant of ours does not hold: a bug, never the caller's fault
+"""
+
+from attrs import frozen
+
+
+class AgentCacheError(Exception):
+    """Base of all errors that agentcache raises on purpose."""
+
+
+@frozen(str=False)
+class InvalidRequest(AgentCacheError):
+    """Input that can never work. `param` names the offending field, where there is one."""
+
+    problem: str
+    param: str | None = None
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@frozen(str=False)
+class PromptTooLong(InvalidRequest):
+    """`tokens` were asked for, at most `limit` fit."""
+
+    problem: str = ""
+    param: str | None = "messages"
+    tokens: int = 0
+    limit: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"prompt is too long: {self.tokens} tokens > {self.limit} maximum"
+            f"{': ' + self.problem if self.problem else ''}"
+        )
+
+
+@frozen(str=False)
+class UnknownAgent(AgentCacheError):
+    """No agent called `name` for this tenant and model."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"there is no agent called {self.name!r}"
+
+
+@frozen(str=False)
+class Overloaded(AgentCacheError):
+    """All places are taken. `retry_after` is in seconds."""
+
+    problem: str
+    retry_after: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.problem}; retry in {self.retry_after:.0f} s"
+
+
+@frozen(str=False)
+class Unavailable(AgentCacheError):
+    """Not serving at the moment (`reason`: starting, swapping, draining, failed)."""
+
+    reason: str
+    retry_after: float = 1.0
+
+    def __str__(self) -> str:
+        return f"the server is {self.reason}; retry in {self.retry_after:.0f} s"
+
+
+@frozen(str=False)
+class TurnCancelled(AgentCacheError):
+    """The client went away, or the turn's deadline passed (`reason`)."""
+
+    reason: str = "cancelled"
+
+    def __str__(self) -> str:
+        return f"the turn was {self.reason}"
+
+
+@frozen(str=False)
+class TurnFailed(AgentCacheError):
+    """The engine could not go on with this turn; what it had computed is kept."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the turn failed: {self.problem}"
+
+
+@frozen(str=False)
+class ModelError(AgentCacheError):
+    """The model `ref` cannot be used because of `problem`; `remedy` says what to do."""
+
+    ref: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"model {self.ref!r}: {self.problem}{'. ' + self.remedy if self.remedy else ''}"
+
+
+@frozen(str=False)
+class HomeError(AgentCacheError):
+    """The home directory `path` cannot be used because of `problem`."""
+
+    path: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"home {self.path}: {self.problem}{'. ' + self.remedy if self.remedy else ''}"
+
+
+@frozen(str=False)
+class HomeLocked(HomeError):
+    """Another process (`owner`: its pid, and its address if it serves) owns the home."""
+
+    owner: str = ""
+
+
+@frozen(str=False)
+class SegmentUnusable(AgentCacheError):
+    """A stored segment that must not be used: a miss, never a wrong hit."""
+
+    key: bytes
+    problem: str
+
+    def __str__(self) -> str:
+        return f"segment {self.key.hex()[:16]}: {self.problem}"
+
+
+@frozen(str=False)
+class SegmentMissing(SegmentUnusable):
+    """The segment is not in the store."""
+
+    problem: str = "not in the store"
+
+
+@frozen(str=False)
+class SegmentCorrupt(SegmentUnusable):
+    """Checksum, layout, count or key do not add up."""
+
+
+@frozen(str=False)
+class CatalogueConflict(AgentCacheError):
+    """A commit refers to the segment `key`, which the catalogue does not hold."""
+
+    key: bytes
+
+    def __str__(self) -> str:
+        return f"the catalogue does not hold segment {self.key.hex()[:16]}"
+
+
+@frozen(str=False)
+class StoreFull(AgentCacheError):
+    """`needed` bytes do not fit on the disk."""
+
+    needed: int
+
+    def __str__(self) -> str:
+        return f"no room on disk for {self.needed} more bytes"
+
+
+class IntegrityError(AgentCacheError):
+    """An invariant of ours does not hold."""

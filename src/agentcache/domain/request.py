@@ -1,0 +1,122 @@
+"""What one turn asks for: who speaks, the prompt as tokens, how to sample, when to stop."""
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeVar
+
+from attrs import Attribute, field, frozen
+
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.spans import Span
+from agentcache.domain.tokens import Tokens
+
+DEFAULT_TENANT = "default"
+MAX_AGENT_NAME = 256
+_Number = TypeVar("_Number", int, float)
+
+
+class Miss(Enum):
+    """Why a match ended before the prompt did. NONE: it did not, or nothing was expected."""
+
+    NONE = "none"
+    MODEL_CHANGED = "model_changed"
+    SYSTEM_CHANGED = "system_changed"
+    TOOLS_CHANGED = "tools_changed"
+    MESSAGES_CHANGED = "messages_changed"
+    EVICTED = "evicted"
+    CORRUPT = "corrupt"
+    NO_SESSION = "no_session"
+
+
+class Tier(Enum):
+    """Where the rows that a turn did not have to compute came from."""
+
+    HOT = "hot"
+    WARM = "warm"
+    COLD = "cold"
+    NONE = "none"
+
+
+class Finish(Enum):
+    """Why a turn ended."""
+
+    STOP = "stop"  # the model's end token, or a stop sequence
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+def _within(low: float, high: float) -> "Callable[[object, Attribute[_Number], _Number], None]":
+    def check(_instance: object, attribute: "Attribute[_Number]", value: _Number) -> None:
+        name = attribute.name
+        if not math.isfinite(value) or not low <= value <= high:
+            raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", name)
+
+    return check
+
+
+@frozen
+class Sampling:
+    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 filter nothing.
+
+    With a `seed`, the same tokens are drawn again, whoever else is in the batch.
+    """
+
+    temperature: float = field(default=1.0, validator=_within(0, 100))
+    top_p: float = field(default=1.0, validator=_within(0, 1))
+    top_k: int = field(default=0, validator=_within(0, 2**31))
+    min_p: float = field(default=0.0, validator=_within(0, 1))
+    seed: int | None = None
+
+
+@frozen
+class Identity:
+    """Whose memory a turn works on.
+
+    An `exclusive` name (X-Agent-ID, a library agent) has one running turn at a time; any other name
+    is only a hint where to look first. Without a name the longest known prefix is continued.
+    """
+
+    name: str | None = field(default=None)
+    tenant: str = DEFAULT_TENANT
+    exclusive: bool = False
+
+    @name.validator
+    def _usable(self, _attribute: object, value: str | None) -> None:
+        if value is not None and not 0 < len(value) <= MAX_AGENT_NAME:
+            raise InvalidRequest(f"an agent's name has 1 to {MAX_AGENT_NAME} characters", "agent")
+
+
+@frozen
+class Prompt:
+    """A rendered and tokenised prompt.
+
+    `spans` concatenate to `tokens`. `shared` is the number of tokens up to the end of system and
+    tools, which agents have in common; `body` the number before the generation prompt. `miss` says
+    why fewer spans than the session holds were found again, seen from the text alone.
+    """
+
+    spans: tuple[Span, ...]
+    tokens: "Tokens[int]" = field(eq=False)
+    shared: int = 0
+    body: int = 0
+    tools_digest: bytes = b""
+    miss: Miss = Miss.NONE
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@frozen
+class TurnRequest:
+    """One turn, ready to be queued. Times are in seconds of the caller's monotonic clock."""
+
+    id: str
+    identity: Identity
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    deadline: float = math.inf
+    store: bool = True

@@ -1,0 +1,64 @@
+"""What is known of one agent: its conversation as spans, and its place in the lineage."""
+
+from attrs import evolve, field, frozen
+
+from agentcache.domain.spans import Span
+
+
+@frozen
+class Cursor:
+    """A position in the lineage: `row` tokens from the root, the last of them in segment `key`."""
+
+    key: bytes
+    row: int
+
+
+@frozen
+class SessionKey:
+    """What a session is found by. `root` is the lineage root: model, codec, tenant salt, epoch."""
+
+    tenant: str
+    root: bytes
+    name: str
+
+
+@frozen
+class Session:
+    """One agent's memory. Values never change; a turn replaces the session by its successor.
+
+    `spans` is the whole conversation as the model saw it, `cursor` the last row that is kept.
+    Times are wall-clock seconds. `generation` grows with each successor.
+    """
+
+    key: SessionKey
+    spans: tuple[Span, ...] = ()
+    cursor: Cursor | None = None
+    tools_digest: bytes = b""
+    parent: str | None = None
+    pinned: bool = False
+    created: float = 0.0
+    used: float = 0.0
+    generation: int = 0
+    name: str = field(init=False)
+
+    @name.default
+    def _name(self) -> str:
+        return self.key.name
+
+    @property
+    def tokens(self) -> int:
+        """Length of the conversation in tokens."""
+        return sum(len(span.ids) for span in self.spans)
+
+    def succeeded(
+        self, spans: tuple[Span, ...], cursor: Cursor | None, tools_digest: bytes, now: float
+    ) -> "Session":
+        """The session after a turn."""
+        return evolve(
+            self,
+            spans=spans,
+            cursor=cursor,
+            tools_digest=tools_digest,
+            used=now,
+            generation=self.generation + 1,
+        )

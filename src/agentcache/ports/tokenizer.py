@@ -1,0 +1,45 @@
+"""The port to the model's tokenizer and chat template."""
+
+from typing import Protocol
+
+from agentcache.domain.conversation import Conversation
+from agentcache.domain.spans import RenderedSpan
+from agentcache.domain.tokens import Tokens
+
+
+class Detokenizer(Protocol):
+    """Turns one sequence's sampled ids into text as they come."""
+
+    def add(self, token: int) -> str:
+        """The text that became certain with `token`: "" while a character is incomplete."""
+        ...
+
+    def finish(self) -> str:
+        """The text still held back; an incomplete character at the very end is left out."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Renders, encodes and decodes. Safe to call from several threads at once."""
+
+    def render(
+        self, conversation: Conversation, generation_prompt: bool = True
+    ) -> tuple[RenderedSpan, ...]:
+        """The conversation as the model reads it, cut into control tokens and content.
+
+        Content never becomes control: spellings of special tokens in what somebody said stay text.
+        Raises InvalidRequest when the model's template refuses the conversation.
+        """
+        ...
+
+    def encode(self, span: RenderedSpan) -> "Tokens[int]":
+        """The ids of one span: exactly one id for control, any number for content."""
+        ...
+
+    def control(self, token: int) -> str | None:
+        """The text of a control token; None when `token` is an ordinary one."""
+        ...
+
+    def detokenizer(self) -> Detokenizer:
+        """A fresh detokenizer."""
+        ...
