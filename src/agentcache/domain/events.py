@@ -1,0 +1,45 @@
+"""What a running turn tells whoever asked for it, in this order: Admitted, Delta..., Ended."""
+
+from attrs import frozen
+
+from agentcache.domain.request import Finish, Miss, Tier
+
+
+@frozen
+class Admitted:
+    """The turn has its place, and what could be restored is restored: the first byte may be sent.
+
+    `cached` of the `prompt` tokens are served from `tier`; `miss` says why not more.
+    """
+
+    prompt: int
+    cached: int
+    tier: Tier
+    miss: Miss
+
+
+@frozen
+class Delta:
+    """More text. `tokens` were sampled since the last delta (text may lag behind them)."""
+
+    text: str
+    tokens: int
+
+
+@frozen
+class Ended:
+    """The turn is over, and kept as durably as was promised.
+
+    `completion` counts the sampled tokens, an end token among them. `stop` is the stop sequence
+    that was hit; it is not part of the text. `problem` says what went wrong when `finish` is FAILED.
+    """
+
+    finish: Finish
+    prompt: int
+    cached: int
+    completion: int
+    stop: str | None = None
+    problem: str | None = None
+
+
+Event = Admitted | Delta | Ended
