@@ -1,0 +1,90 @@
+# `make setup` needs Python >= 3.11 and the network once; the other targets call it when it is due.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# PYTHON=/path/to/python chooses the interpreter of a new environment.
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)
+SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+# Per cent of lines and branches together: of the whole package, and of each part of its core.
+PACKAGE_FLOOR := 85
+CORE_FLOOR := 95
+CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
+
+.PHONY: help setup demo serve test lint types fmt bench-resume constraints
+
+help:
+	@echo "setup         make $(VENV) with everything, pinned"
+	@echo "demo          the demonstration"
+	@echo "serve         the server, with the default model"
+	@echo "test          all tests, with the coverage floors"
+	@echo "lint          ruff and the import layers"
+	@echo "types         mypy --strict"
+	@echo "fmt           format, and mend what ruff can"
+	@echo "bench-resume  the resume benchmark"
+	@echo "constraints   pin the newest releases into constraints.txt"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c 'import pip; $(SUITABLE)' >/dev/null 2>&1; then \
+	    found=; \
+	    for python in $(PYTHONS); do \
+	        if "$$python" -c '$(SUITABLE)' >/dev/null 2>&1; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "agentcache needs Python 3.11 or newer with its venv module; none of these is: $(PYTHONS)." >&2; \
+	        echo "Install one (Debian, Ubuntu: also python3-venv), or name it: make setup PYTHON=/path/to/python3" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "making $(VENV) with $$found"; \
+	    "$$found" -m venv --clear $(VENV); \
+	fi
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+serve: $(STAMP)
+	$(BIN)/agentcache serve
+
+test: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=$(PACKAGE_FLOOR)
+	@set -f; for part in $(CORE); do \
+	    $(BIN)/coverage report --format=total --include="$$part" --fail-under=$(CORE_FLOOR) >/dev/null || { \
+	        echo "$$part is covered below $(CORE_FLOOR) %" >&2; exit 1; }; \
+	done
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-resume: $(STAMP)
+	$(BIN)/python benchmarks/resume.py
+
+# mlx pulls in one of its platform packages; all are pinned to its version.
+constraints: $(STAMP)
+	$(BIN)/python -m venv --clear .cache/constraints
+	.cache/constraints/bin/python -m pip install --quiet --upgrade pip
+	.cache/constraints/bin/python -m pip install --quiet --editable '.[dev]'
+	@.cache/constraints/bin/python -m pip freeze --exclude-editable >.cache/frozen.txt
+	@for package in metal cpu cuda-12 cuda-13; do \
+	    sed -n "s/^mlx==/mlx-$$package==/p" .cache/frozen.txt; \
+	done >.cache/platform.txt
+	@{ echo "# What agentcache[dev] was tested with. Made by: make constraints"; \
+	    LC_ALL=C sort -fu .cache/frozen.txt .cache/platform.txt; } >constraints.txt
