@@ -31,7 +31,7 @@ class Ended:
     """The turn is over, and kept as durably as was promised.
 
     `completion` counts the sampled tokens, an end token among them. `stop` is the stop sequence
-    that was hit; it is not part of the text. `problem` says what went wrong when `finish` is FAILED.
+    that was hit, which is not part of the text. `problem` says what went wrong if it FAILED.
     """
 
     finish: Finish

@@ -2,6 +2,7 @@
 
 from attrs import field, frozen
 
+from agentcache.domain.lineage import Match
 from agentcache.domain.request import Sampling
 from agentcache.domain.tokens import Tokens
 
@@ -56,3 +57,57 @@ class StepResult:
     sampled: tuple[Sampled, ...] = ()
     failed: tuple[SequenceFailed, ...] = ()
     forwarded: int = 0
+
+
+@frozen
+class Start:
+    """Make sequence `sequence` with room for `capacity` tokens, and restore `match` into it.
+
+    Nothing is restored where `match.restore` is 0; else the turn waits for `Planner.fetched`.
+    """
+
+    turn: int
+    sequence: int
+    capacity: int
+    match: Match
+
+
+@frozen
+class Resize:
+    """Make sequence `sequence` hold exactly its first `length` rows, with room for `capacity`."""
+
+    sequence: int
+    length: int
+    capacity: int
+
+
+@frozen
+class Park:
+    """Keep the rows up to `stop` of a sequence: those after `tail` are new.
+
+    `ids` are all tokens of the sequence up to `stop`; `cuts` are where segments shall end, the last
+    of them `stop`. With `turn`, this is the end of that turn.
+    """
+
+    sequence: int
+    root: bytes
+    ids: "Tokens[int]" = field(eq=False)
+    cuts: tuple[int, ...] = ()
+    turn: int | None = None
+    store: bool = True
+
+
+@frozen
+class Plan:
+    """All that shall be done before the next plan, in the order of these fields."""
+
+    park: tuple[Park, ...] = ()
+    drop: tuple[int, ...] = ()
+    start: tuple[Start, ...] = ()
+    resize: tuple[Resize, ...] = ()
+    step: StepPlan | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return self == Plan()

@@ -8,10 +8,10 @@ from typing import TypeVar
 from attrs import Attribute, field, frozen
 
 from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.session import DEFAULT_TENANT, SessionKey
 from agentcache.domain.spans import Span
 from agentcache.domain.tokens import Tokens
 
-DEFAULT_TENANT = "default"
 MAX_AGENT_NAME = 256
 _Number = TypeVar("_Number", int, float)
 
@@ -110,13 +110,25 @@ class Prompt:
 
 @frozen
 class TurnRequest:
-    """One turn, ready to be queued. Times are in seconds of the caller's monotonic clock."""
+    """One turn, ready to be queued.
+
+    `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
+    on from, if one is known. `deadline` is when it is refused if it still waits, in seconds of the
+    monotonic clock. With `store` false it uses what is there and leaves nothing behind.
+    """
 
     id: str
     identity: Identity
+    root: bytes
     prompt: Prompt
     sampling: Sampling = Sampling()
-    max_tokens: int | None = None
+    max_tokens: int | None = field(default=None)
     stop: tuple[str, ...] = ()
+    session: SessionKey | None = None
     deadline: float = math.inf
     store: bool = True
+
+    @max_tokens.validator
+    def _positive(self, _attribute: object, value: int | None) -> None:
+        if value is not None and value < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, not {value}", "max_tokens")

@@ -4,6 +4,8 @@ from attrs import evolve, field, frozen
 
 from agentcache.domain.spans import Span
 
+DEFAULT_TENANT = "default"
+
 
 @frozen
 class Cursor:

@@ -1,0 +1,311 @@
+"""The lineage: the tree of all segments, what is shared in it, and what may leave it.
+
+A child leaves its parent at any row. What a prompt matches is found by walking down from its root;
+whoever uses a path holds it, and nothing that is held is evicted. Using a path touches its children
+before their parents, so the least recently used segment never has children that could still be
+used: eviction is leaf-first without looking for leaves.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from attrs import define, field, frozen
+
+from agentcache.domain.errors import IntegrityError
+from agentcache.domain.lru import SegmentedLRU
+from agentcache.domain.request import Tier
+from agentcache.domain.segment import Segment
+from agentcache.domain.session import Cursor
+from agentcache.domain.spec import CacheSpec
+from agentcache.domain.tokens import Tokens, common_prefix
+
+
+@frozen
+class Step:
+    """The rows [segment.start, stop) of one segment of a path."""
+
+    segment: Segment
+    stop: int
+
+
+@frozen
+class Match:
+    """The longest usable beginning of a prompt: a path from the root down.
+
+    `length` tokens agree; of them `restore` rows can be restored (`spec.restore_point`).
+    """
+
+    steps: tuple[Step, ...] = ()
+    length: int = 0
+    restore: int = 0
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The segments of the path, the root's child first."""
+        return tuple(step.segment.key for step in self.steps)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The end of the matched path; None when nothing matched."""
+        return Cursor(self.steps[-1].segment.key, self.length) if self.steps else None
+
+    def restoring(self) -> tuple[Step, ...]:
+        """The part of the path that is needed to restore `restore` rows."""
+        kept = [step for step in self.steps if step.segment.start < self.restore]
+        return tuple(Step(step.segment, min(step.stop, self.restore)) for step in kept)
+
+
+_Children = dict[int, dict[int, list[bytes]]]  # row -> first token -> keys
+
+
+@define(eq=False)
+class _Node:
+    segment: Segment
+    children: _Children = field(factory=dict)
+    warm: bool = False
+    cold: bool = False
+
+
+@define(eq=False)
+class Lineage:
+    """All segments of one model's sessions, in RAM (warm), on disk (cold) or both."""
+
+    spec: CacheSpec
+    _nodes: dict[bytes, _Node] = field(factory=dict, init=False)
+    _roots: dict[bytes, _Children] = field(factory=dict, init=False)
+    _order: dict[Tier, "SegmentedLRU[bytes]"] = field(init=False)
+    _bytes: dict[Tier, int] = field(init=False)
+
+    @_order.default
+    def _new_order(self) -> dict[Tier, "SegmentedLRU[bytes]"]:
+        return {Tier.WARM: SegmentedLRU(), Tier.COLD: SegmentedLRU()}
+
+    @_bytes.default
+    def _no_bytes(self) -> dict[Tier, int]:
+        return {Tier.WARM: 0, Tier.COLD: 0}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._nodes
+
+    def __getitem__(self, key: bytes) -> Segment:
+        return self._nodes[key].segment
+
+    def nbytes(self, tier: Tier) -> int:
+        """Encoded bytes of all segments in `tier`."""
+        return self._bytes[tier]
+
+    def resides(self, key: bytes, tier: Tier) -> bool:
+        """Whether the segment is there and in `tier`."""
+        node = self._nodes.get(key)
+        return node is not None and (node.warm if tier is Tier.WARM else node.cold)
+
+    # -- growing and shrinking ---------------------------------------------------------------
+
+    def add(self, segment: Segment, *tiers: Tier) -> None:
+        """Put `segment` in its place, held by `tiers`; its parent must be there.
+
+        A segment that is there already only gains the tiers.
+        """
+        if segment.key not in self._nodes:
+            self._siblings(segment).setdefault(segment.ids[0], []).append(segment.key)
+            self._nodes[segment.key] = _Node(segment)
+        for tier in tiers:
+            self._settle(self._nodes[segment.key], tier)
+        for key in reversed(self._ancestry(segment.key)[:-1]):
+            for order in self._order.values():
+                order.refresh(key)
+
+    def leave(self, key: bytes, tier: Tier) -> bool:
+        """The segment is no longer in `tier`. Returns whether it is still known.
+
+        The last tier it leaves takes it out of the tree, which a segment with children cannot do.
+        """
+        node = self._nodes[key]
+        if self.resides(key, tier):
+            self._unsettle(node, tier)
+        if node.warm or node.cold:
+            return True
+        if node.children:
+            raise IntegrityError(f"segment {key.hex()[:16]} would leave its children behind")
+        self._remove(node)
+        return False
+
+    def cut(self, key: bytes) -> tuple[Segment, ...]:
+        """Take the segment and all that descends from it out; they are returned, leaves first.
+
+        For segments that turned out to be unusable. Holds on them stay valid to release.
+        """
+        removed = []
+        for one in self._descendants(key):
+            node = self._nodes[one]
+            for tier in (Tier.WARM, Tier.COLD):
+                if self.resides(one, tier):
+                    self._unsettle(node, tier)
+            self._remove(node)
+            removed.append(node.segment)
+        return tuple(removed)
+
+    # -- matching ----------------------------------------------------------------------------
+
+    def match(self, root: bytes, ids: "Tokens[int]", limit: int | None = None) -> Match:
+        """The path with the largest place to continue, at most `limit` (default: all of `ids`)."""
+        limit = len(ids) if limit is None else min(limit, len(ids))
+        best = Match()
+        pending: list[tuple[_Children, int, int, tuple[Step, ...]]] = [
+            (self._roots.get(root, {}), 0, 0, ())
+        ]
+        while pending:
+            children, start, reached, path = pending.pop()
+            for node in self._continuations(children, ids, start, reached):
+                segment = node.segment
+                agreed = segment.start + common_prefix(segment.ids, 0, ids, segment.start)
+                steps = (*_shortened(path, segment.start), Step(segment, agreed))
+                best = self._better(best, steps, limit)
+                pending.append((node.children, segment.start + 1, agreed, steps))
+        return best
+
+    def path(self, cursor: Cursor) -> Match:
+        """The path that leads to `cursor`."""
+        keys = self._ancestry(cursor.key)
+        segments = [self._nodes[key].segment for key in keys]
+        stops = [child.start for child in segments[1:]] + [cursor.row]
+        steps = tuple(Step(one, stop) for one, stop in zip(segments, stops, strict=True))
+        return Match(steps, cursor.row, cursor.row)
+
+    # -- staying and leaving -----------------------------------------------------------------
+
+    def hold(self, keys: Iterable[bytes]) -> None:
+        """Keep a path from being evicted: a lease, or a pin. Counted."""
+        for key in keys:
+            for order in self._order.values():
+                order.hold(key)
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """Undo one `hold` of the same path."""
+        for key in reversed(tuple(keys)):
+            for order in self._order.values():
+                order.release(key)
+
+    def touch(self, keys: Iterable[bytes]) -> None:
+        """A path (the root's child first) was used."""
+        for key in reversed(tuple(keys)):
+            for order in self._order.values():
+                order.touch(key)
+
+    def coldest(self, tier: Tier) -> Segment | None:
+        """The segment that should leave `tier` next; None when all that is left is held."""
+        for key in self._order[tier]:
+            node = self._nodes[key]
+            other = node.cold if tier is Tier.WARM else node.warm
+            if tier is Tier.WARM and (other or not node.children):
+                return node.segment
+            if tier is Tier.COLD and not node.children:
+                return node.segment
+        return None
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless tree, tiers, orders and byte counts agree with each other."""
+        listed = [key for children in self._roots.values() for key in _keys(children)]
+        for key, node in self._nodes.items():
+            listed.extend(_keys(node.children))
+            self._check_node(key, node)
+        if sorted(listed) != sorted(self._nodes):
+            raise IntegrityError("a segment is not listed exactly once by its parent")
+        for tier, order in self._order.items():
+            order.check_integrity()
+            there = [node.segment for key, node in self._nodes.items() if self.resides(key, tier)]
+            if len(order) != len(there) or any(segment.key not in order for segment in there):
+                raise IntegrityError(f"the order of the {tier.value} tier is not its content")
+            if self._bytes[tier] != sum(segment.nbytes for segment in there):
+                raise IntegrityError(f"{self._bytes[tier]} bytes are not those in {tier.value}")
+
+    def _check_node(self, key: bytes, node: _Node) -> None:
+        segment = node.segment
+        parent = self._nodes.get(segment.parent) if segment.parent else None
+        if segment.key != key or (segment.parent is not None and parent is None):
+            raise IntegrityError(f"segment {key.hex()[:16]} has lost its parent")
+        if parent and not parent.segment.start < segment.start <= parent.segment.stop:
+            raise IntegrityError(f"segment {key.hex()[:16]} leaves its parent where it is not")
+        if not node.warm and not node.cold:
+            raise IntegrityError(f"segment {key.hex()[:16]} is nowhere")
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _siblings(self, segment: Segment) -> dict[int, list[bytes]]:
+        if segment.parent is None:
+            children = self._roots.setdefault(segment.root, {})
+        else:
+            children = self._nodes[segment.parent].children
+        return children.setdefault(segment.start, {})
+
+    def _remove(self, node: _Node) -> None:
+        segment = node.segment
+        siblings = self._siblings(segment)
+        siblings[segment.ids[0]].remove(segment.key)
+        if not siblings[segment.ids[0]]:
+            del siblings[segment.ids[0]]
+        parent = self._nodes.get(segment.parent) if segment.parent else None
+        children = parent.children if parent else self._roots[segment.root]
+        if not siblings:
+            del children[segment.start]
+        if parent is None and not children:
+            del self._roots[segment.root]
+        del self._nodes[segment.key]
+
+    def _settle(self, node: _Node, tier: Tier) -> None:
+        if self.resides(node.segment.key, tier):
+            return
+        if tier is Tier.WARM:
+            node.warm = True
+        else:
+            node.cold = True
+        self._order[tier].add(node.segment.key)
+        self._bytes[tier] += node.segment.nbytes
+
+    def _unsettle(self, node: _Node, tier: Tier) -> None:
+        if tier is Tier.WARM:
+            node.warm = False
+        else:
+            node.cold = False
+        self._order[tier].discard(node.segment.key)
+        self._bytes[tier] -= node.segment.nbytes
+
+    def _ancestry(self, key: bytes) -> list[bytes]:
+        keys: list[bytes] = []
+        at: bytes | None = key
+        while at is not None:
+            keys.append(at)
+            at = self._nodes[at].segment.parent
+        return keys[::-1]
+
+    def _descendants(self, key: bytes) -> list[bytes]:
+        found, pending = [], [key]
+        while pending:
+            found.append(pending.pop())
+            pending.extend(_keys(self._nodes[found[-1]].children))
+        return found[::-1]
+
+    def _continuations(
+        self, children: _Children, ids: "Tokens[int]", lowest: int, highest: int
+    ) -> Iterator[_Node]:
+        for row, by_token in children.items():
+            if lowest <= row <= highest and row < len(ids):
+                yield from (self._nodes[key] for key in by_token.get(ids[row], ()))
+
+    def _better(self, best: Match, steps: tuple[Step, ...], limit: int) -> Match:
+        length = steps[-1].stop
+        ends = (step.stop for step in steps if step.stop == step.segment.stop)
+        found = Match(steps, length, self.spec.restore_point(min(limit, length), ends))
+        return max(best, found, key=lambda match: (match.restore, match.length))
+
+
+def _keys(children: _Children) -> Iterator[bytes]:
+    for by_token in children.values():
+        for keys in by_token.values():
+            yield from keys
+
+
+def _shortened(path: tuple[Step, ...], row: int) -> tuple[Step, ...]:
+    return (*path[:-1], Step(path[-1].segment, row)) if path else ()

@@ -1,0 +1,129 @@
+"""The session registry: every agent's memory by name, and by what was said."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from attrs import define, field
+
+from agentcache.domain.errors import IntegrityError
+from agentcache.domain.session import Session, SessionKey
+from agentcache.domain.spans import RenderedSpan, Span, chain, chains
+
+_ByChain = dict[tuple[str, bytes, bytes], SessionKey]  # (tenant, root, chain) -> session
+
+
+@define(eq=False)
+class SessionRegistry:
+    """All sessions, the least recently used first.
+
+    Sessions are frozen values, replaced as a whole; `get` and `recognise` may be called from any
+    thread while the owner changes the registry.
+    """
+
+    _sessions: "OrderedDict[SessionKey, Session]" = field(factory=OrderedDict, init=False)
+    _by_chain: _ByChain = field(factory=dict, init=False)
+    _chains: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
+    _at_segment: dict[bytes, set[SessionKey]] = field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._sessions.values()))
+
+    def get(self, key: SessionKey) -> Session | None:
+        """The session of this name."""
+        return self._sessions.get(key)
+
+    def recognise(
+        self, tenant: str, root: bytes, rendered: Sequence[RenderedSpan]
+    ) -> Session | None:
+        """The session that said the longest beginning of `rendered`, whatever its name."""
+        for link in reversed(chains(rendered)):
+            key = self._by_chain.get((tenant, root, link))
+            session = self._sessions.get(key) if key else None
+            if session is not None:
+                return session
+        return None
+
+    def put(self, session: Session) -> Session | None:
+        """Add the session or replace the one of its key, which is returned."""
+        before = self.remove(session.key, keep_chains=True)
+        self._sessions[session.key] = session
+        self._index_chains(session, before)
+        if session.cursor is not None:
+            self._at_segment.setdefault(session.cursor.key, set()).add(session.key)
+        return before
+
+    def remove(self, key: SessionKey, keep_chains: bool = False) -> Session | None:
+        """Take the session out; None when there is none."""
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return None
+        if session.cursor is not None:
+            there = self._at_segment[session.cursor.key]
+            there.discard(key)
+            if not there:
+                del self._at_segment[session.cursor.key]
+        if not keep_chains:
+            self._drop_chains(key, self._chains.pop(key))
+        return session
+
+    def touch(self, key: SessionKey) -> None:
+        """The session was used."""
+        if key in self._sessions:
+            self._sessions.move_to_end(key)
+
+    def at_segment(self, segment: bytes) -> tuple[Session, ...]:
+        """The sessions whose cursor is in this segment."""
+        return tuple(self._sessions[key] for key in self._at_segment.get(segment, ()))
+
+    def idle(self) -> Iterator[Session]:
+        """Sessions that may be forgotten, the least recently used first; pinned ones may not."""
+        return (session for session in self if not session.pinned)
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every index tells what the sessions tell."""
+        cursors = {
+            (session.cursor.key, key)
+            for key, session in self._sessions.items()
+            if session.cursor is not None
+        }
+        indexed = {(at, key) for at, keys in self._at_segment.items() for key in keys}
+        if cursors != indexed:
+            raise IntegrityError("the index by segment is not that of the cursors")
+        for key, session in self._sessions.items():
+            if session.key != key or self._chains.get(key) != chains(session.spans):
+                raise IntegrityError(f"session {key.name!r} is filed wrongly")
+        if self._chains.keys() != self._sessions.keys():
+            raise IntegrityError("chains of a session that is not there")
+        for (tenant, root, link), key in self._by_chain.items():
+            owner = self._sessions.get(key)
+            if owner is None or (tenant, root) != (key.tenant, key.root):
+                raise IntegrityError("a chain leads to a session that is not there")
+            if link not in self._chains[key]:
+                raise IntegrityError("a chain leads to a session that never said it")
+
+    def _index_chains(self, session: Session, before: Session | None) -> None:
+        old = self._chains.pop(session.key, ())
+        same = _same_spans(before.spans if before else (), session.spans)
+        links = list(old[:same])
+        for span in session.spans[same:]:
+            links.append(chain(links[-1] if links else b"", span))
+        self._drop_chains(session.key, old[same:])
+        self._chains[session.key] = tuple(links)
+        for span, link in zip(session.spans, links, strict=True):
+            if span.role == "assistant":
+                self._by_chain[session.key.tenant, session.key.root, link] = session.key
+
+    def _drop_chains(self, key: SessionKey, links: Sequence[bytes]) -> None:
+        for link in links:
+            if self._by_chain.get((key.tenant, key.root, link)) == key:
+                del self._by_chain[key.tenant, key.root, link]
+
+
+def _same_spans(before: Sequence[Span], after: Sequence[Span]) -> int:
+    for count, (old, new) in enumerate(zip(before, after, strict=False)):
+        if old is not new and (old.kind, old.text) != (new.kind, new.text):
+            return count
+    return min(len(before), len(after))
