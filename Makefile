@@ -58,8 +58,8 @@ test: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(PACKAGE_FLOOR)
 	@set -f; for part in $(CORE); do \
-	    $(BIN)/coverage report --format=total --include="$$part" --fail-under=$(CORE_FLOOR) >/dev/null || { \
-	        echo "$$part is covered below $(CORE_FLOOR) %" >&2; exit 1; }; \
+	    printf '%s (%% covered, at least $(CORE_FLOOR)): ' "$$part"; \
+	    $(BIN)/coverage report --format=total --include="$$part" --fail-under=$(CORE_FLOOR) || exit; \
 	done
 
 lint: $(STAMP)
