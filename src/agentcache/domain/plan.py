@@ -2,7 +2,7 @@
 
 from attrs import field, frozen
 
-from agentcache.domain.lineage import Match
+from agentcache.domain.lineage import Step
 from agentcache.domain.request import Sampling
 from agentcache.domain.tokens import Tokens
 
@@ -61,15 +61,17 @@ class StepResult:
 
 @frozen
 class Start:
-    """Make sequence `sequence` with room for `capacity` tokens, and restore `match` into it.
+    """Make sequence `sequence` with room for `capacity` tokens, and restore its first rows.
 
-    Nothing is restored where `match.restore` is 0; else the turn waits for `Planner.fetched`.
+    `steps` hold the `restore` rows, and are held themselves until the planner is told what came of
+    it (`fetched`, `fetch_failed`). Where `restore` is 0 nobody needs to be told.
     """
 
     turn: int
     sequence: int
     capacity: int
-    match: Match
+    steps: tuple[Step, ...] = ()
+    restore: int = 0
 
 
 @frozen
@@ -83,10 +85,9 @@ class Resize:
 
 @frozen
 class Park:
-    """Keep the rows up to `stop` of a sequence: those after `tail` are new.
+    """Keep the rows of all `ids` of a sequence, as far as they are not kept yet.
 
-    `ids` are all tokens of the sequence up to `stop`; `cuts` are where segments shall end, the last
-    of them `stop`. With `turn`, this is the end of that turn.
+    New segments shall end at each of `cuts`. With `turn`, this is the end of that turn.
     """
 
     sequence: int
@@ -94,7 +95,6 @@ class Park:
     ids: "Tokens[int]" = field(eq=False)
     cuts: tuple[int, ...] = ()
     turn: int | None = None
-    store: bool = True
 
 
 @frozen
@@ -110,4 +110,4 @@ class Plan:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return self == Plan()
+        return not (self.park or self.drop or self.start or self.resize or self.step)

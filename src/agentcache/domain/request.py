@@ -114,7 +114,8 @@ class TurnRequest:
 
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
     on from, if one is known. `deadline` is when it is refused if it still waits, in seconds of the
-    monotonic clock. With `store` false it uses what is there and leaves nothing behind.
+    monotonic clock. `expected` is how many of its tokens the session's rows should cover. With
+    `store` false it uses what is there and leaves nothing behind.
     """
 
     id: str
@@ -125,6 +126,7 @@ class TurnRequest:
     max_tokens: int | None = field(default=None)
     stop: tuple[str, ...] = ()
     session: SessionKey | None = None
+    expected: int = 0
     deadline: float = math.inf
     store: bool = True
 

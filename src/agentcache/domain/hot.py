@@ -1,0 +1,128 @@
+"""The hot tier: live sequences, running or resting, and the blocks that they hold."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from agentcache.domain.errors import IntegrityError
+from agentcache.domain.pool import BLOCK_TOKENS, BlockPool, blocks_for
+from agentcache.domain.session import SessionKey
+from agentcache.domain.tokens import Tokens
+from agentcache.domain.turn import Sequence
+
+
+@define(eq=False)
+class HotTier:
+    """All live sequences of the engine.
+
+    Everything that a resting sequence holds is in the lineage too, so it gives way at once, the
+    longest at rest first, when somebody needs its blocks. `dropped` collects those that gave way
+    until `take_dropped` is called.
+    """
+
+    pool: BlockPool
+    _live: dict[int, Sequence] = field(factory=dict, init=False)
+    _resting: "OrderedDict[int, Sequence]" = field(factory=OrderedDict, init=False)
+    _by_owner: dict[SessionKey, Sequence] = field(factory=dict, init=False)
+    _dropped: list[int] = field(factory=list, init=False)
+    _last_number: int = field(default=0, init=False)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._live.values())
+
+    @property
+    def capacity(self) -> int:
+        """The tokens of the longest sequence that could ever be held."""
+        return self.pool.total * BLOCK_TOKENS
+
+    def resting(self, owner: SessionKey | None) -> Sequence | None:
+        """The sequence that the last turn of `owner` left behind."""
+        found = self._by_owner.get(owner) if owner else None
+        return found if found and found.number in self._resting else None
+
+    def make(self, root: bytes, ids: "Tokens[int]", capacity: int) -> Sequence | None:
+        """A new sequence with room for `capacity` tokens; None when there is no room."""
+        blocks = blocks_for(capacity)
+        if not self._make_room(blocks, sparing=None):
+            return None
+        self._last_number += 1
+        sequence = Sequence(self._last_number, root, ids, blocks * BLOCK_TOKENS)
+        self.pool.reserve(sequence.number, blocks)
+        self._live[sequence.number] = sequence
+        return sequence
+
+    def enlarge(self, sequence: Sequence, capacity: int) -> bool:
+        """Grant `sequence` room for `capacity` tokens in all; False when there is none."""
+        more = blocks_for(capacity) - self.pool.held(sequence.number)
+        if more > 0:
+            if not self._make_room(more, sparing=sequence):
+                return False
+            self.pool.reserve(sequence.number, more)
+            sequence.capacity = self.pool.held(sequence.number) * BLOCK_TOKENS
+        return True
+
+    def wake(self, sequence: Sequence) -> None:
+        """A turn takes the resting `sequence` over."""
+        del self._resting[sequence.number]
+
+    def rest(self, sequence: Sequence, owner: SessionKey | None) -> None:
+        """The turn on `sequence` is over: it rests, for the next turn of `owner` to take over."""
+        before = self.resting(owner)
+        if before is not None and before is not sequence:
+            self.drop(before)
+        self._disown(sequence)
+        sequence.owner = owner
+        if owner is None:
+            self.drop(sequence)
+            return
+        self._by_owner[owner] = sequence
+        self._resting[sequence.number] = sequence
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forget `sequence` and take its blocks back."""
+        del self._live[sequence.number]
+        self._resting.pop(sequence.number, None)
+        self._disown(sequence)
+        self.pool.release(sequence.number)
+        self._dropped.append(sequence.number)
+
+    def drop_resting(self) -> None:
+        """Forget every sequence that rests."""
+        for sequence in tuple(self._resting.values()):
+            self.drop(sequence)
+
+    def take_dropped(self) -> tuple[int, ...]:
+        """The sequences dropped since the last call: the engine shall drop them too."""
+        dropped, self._dropped = tuple(self._dropped), []
+        return dropped
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every live sequence holds what it says, and nobody else."""
+        self.pool.check_integrity()
+        if set(self.pool.granted) != set(self._live):
+            raise IntegrityError("blocks are held by sequences that are not live")
+        for number, sequence in self._live.items():
+            if self.pool.held(number) * BLOCK_TOKENS != sequence.capacity:
+                raise IntegrityError(f"sequence {number} does not hold its capacity")
+            if not 0 <= sequence.kept <= sequence.rows <= sequence.planned <= sequence.capacity:
+                raise IntegrityError(f"sequence {number} counts its rows wrongly")
+            if sequence.rows > len(sequence.ids):
+                raise IntegrityError(f"sequence {number} has rows of unknown tokens")
+        if any(self._live.get(number) is not one for number, one in self._resting.items()):
+            raise IntegrityError("a sequence rests that is not live")
+        if any(one.owner != owner for owner, one in self._by_owner.items()):
+            raise IntegrityError("a sequence is filed under a session that does not own it")
+
+    def _make_room(self, blocks: int, sparing: Sequence | None) -> bool:
+        givers = [one for one in self._resting.values() if one is not sparing]
+        can_give = sum(self.pool.held(one.number) for one in givers)
+        if self.pool.free + can_give < blocks:
+            return False
+        while not self.pool.can_reserve(blocks):
+            self.drop(givers.pop(0))
+        return True
+
+    def _disown(self, sequence: Sequence) -> None:
+        if sequence.owner is not None and self._by_owner.get(sequence.owner) is sequence:
+            del self._by_owner[sequence.owner]

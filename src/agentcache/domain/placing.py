@@ -1,0 +1,91 @@
+"""Finding a place for a turn: which rows it goes on from, and the memory to do so."""
+
+from collections.abc import Iterable
+
+from agentcache.domain.hot import HotTier
+from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.plan import Resize, Start
+from agentcache.domain.request import Tier
+from agentcache.domain.tokens import common_prefix
+from agentcache.domain.turn import Sequence, Turn, TurnState
+
+RESERVE_TOKENS = 512
+WORTH_WAITING_FOR = 64
+
+
+def place(turn: Turn, hot: HotTier, lineage: Lineage) -> Start | Resize | None:
+    """Give `turn` a sequence; None when there is no memory for it now.
+
+    It goes on from wherever it has least to compute: the sequence that its session left resting,
+    or the rows that the lineage knows. At least one token is left to run.
+    """
+    ids = turn.ids
+    match = lineage.match(turn.request.root, ids, len(ids) - 1)
+    capacity = min(
+        len(ids) + min(turn.max_tokens - len(turn.sampled), RESERVE_TOKENS), hot.capacity
+    )
+    resting = hot.resting(turn.request.session)
+    if resting is not None and resting.root == turn.request.root:
+        reuse = _reusable(resting, turn, lineage)
+        if reuse and reuse >= match.restore:
+            return _take_over(turn, resting, reuse, capacity, hot, lineage, match)
+    return _begin(turn, match, capacity, hot, lineage)
+
+
+def prefix_is_coming(turn: Turn, running: Iterable[Turn]) -> bool:
+    """Whether another turn is just computing rows that `turn` could restore if it waited."""
+    ids = turn.ids
+    for other in running:
+        if not other.request.store or other.request.root != turn.request.root:
+            continue
+        if other.sequence is None or other.finish is not None:
+            continue
+        sequence, prompt = other.sequence, other.request.prompt
+        shared = common_prefix(ids, 0, prompt.tokens, 0)
+        kept = other.cached if other.state is TurnState.FETCHING else sequence.kept
+        if other.last_cut(kept, min(shared, len(ids) - 1)) - kept >= WORTH_WAITING_FOR:
+            return True
+    return False
+
+
+def _reusable(resting: Sequence, turn: Turn, lineage: Lineage) -> int:
+    ids = turn.ids
+    agreed = min(common_prefix(resting.ids, 0, ids, 0), resting.rows, len(ids) - 1)
+    return lineage.spec.restore_point(agreed, (resting.rows,))
+
+
+def _take_over(
+    turn: Turn,
+    sequence: Sequence,
+    reuse: int,
+    capacity: int,
+    hot: HotTier,
+    lineage: Lineage,
+    match: Match,
+) -> Resize | None:
+    if not hot.enlarge(sequence, max(capacity, sequence.capacity)):
+        return None
+    hot.wake(sequence)
+    lineage.touch(match.keys)
+    sequence.cut_to(reuse)
+    sequence.ids.extend(turn.ids[reuse:])
+    turn.sequence, turn.cached, turn.tier = sequence, reuse, Tier.HOT
+    turn.state = TurnState.READY
+    return Resize(sequence.number, reuse, sequence.capacity)
+
+
+def _begin(turn: Turn, match: Match, capacity: int, hot: HotTier, lineage: Lineage) -> Start | None:
+    sequence = hot.make(turn.request.root, turn.ids, capacity)
+    if sequence is None:
+        return None
+    steps = match.restoring()
+    turn.sequence, turn.cached = sequence, match.restore
+    turn.tier, turn.state = Tier.NONE, TurnState.READY
+    if steps:
+        keys = tuple(step.segment.key for step in steps)
+        lineage.hold(keys)
+        lineage.touch(match.keys)
+        turn.leased, turn.state = keys, TurnState.FETCHING
+        warm = all(lineage.resides(key, Tier.WARM) for key in keys)
+        turn.tier = Tier.WARM if warm else Tier.COLD
+    return Start(turn.number, sequence.number, sequence.capacity, steps, match.restore)

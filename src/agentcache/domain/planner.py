@@ -1,0 +1,454 @@
+"""The planner: which turns have a place, and what the engine does next. A function of its state.
+
+A turn is queued -> fetching -> ready -> prefilling -> decoding -> parking -> done. Whoever drives
+the planner calls `plan`, carries the plan out, tells what came of it (`fetched`, `apply`, `parked`)
+and takes the notices that are due (`take_notices`).
+"""
+
+from collections import deque
+
+from attrs import define, field, frozen
+
+from agentcache.domain.errors import (
+    AgentCacheError,
+    IntegrityError,
+    InvalidRequest,
+    Overloaded,
+    PromptTooLong,
+    TurnCancelled,
+)
+from agentcache.domain.events import Admitted
+from agentcache.domain.hot import HotTier
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.placing import place, prefix_is_coming
+from agentcache.domain.plan import (
+    Park,
+    Plan,
+    PrefillChunk,
+    Resize,
+    Start,
+    StepPlan,
+    StepResult,
+)
+from agentcache.domain.request import Finish, Miss, TurnRequest
+from agentcache.domain.session import SessionKey
+from agentcache.domain.turn import Turn, TurnState
+from agentcache.domain.waiting import TurnQueue
+
+GROWTH_TOKENS = 512
+MOST_BYPASSES = 4
+_PREFILL = (TurnState.READY, TurnState.PREFILLING)
+_ALIVE = (*_PREFILL, TurnState.DECODING)
+
+
+@frozen
+class Limits:
+    """How much may go on at once; `busy_chunk` is the prefill chunk while others decode."""
+
+    batch: int = 8
+    queue: int = 256
+    chunk: int = 512
+    busy_chunk: int = 128
+    in_flight: int = 1
+    context: int = 2**31
+
+
+@frozen
+class Token:
+    """`token` was sampled for `turn`. With `end` it is the model's end token, and not text."""
+
+    turn: int
+    token: int
+    end: bool = False
+
+
+@frozen
+class Placed:
+    """`turn` has its place, and what could be restored for it is restored."""
+
+    turn: int
+    admitted: Admitted
+
+
+@frozen
+class Refused:
+    """`turn` never got a place, because of `error`."""
+
+    turn: int
+    error: AgentCacheError
+
+
+Notice = Token | Placed | Refused
+
+
+@define(eq=False)
+class Planner:
+    """Owns the queue and the running turns; asks the hot tier for memory, the lineage for rows."""
+
+    lineage: Lineage
+    hot: HotTier
+    ends: frozenset[int] = frozenset()
+    limits: Limits = field(factory=Limits)
+    turns: dict[int, Turn] = field(factory=dict, init=False)
+    _queue: TurnQueue = field(factory=TurnQueue, init=False)
+    _running: dict[int, Turn] = field(factory=dict, init=False)
+    _flying: "deque[StepPlan]" = field(factory=deque, init=False)
+    _notices: list[Notice] = field(factory=list, init=False)
+    _numbers: int = field(default=0, init=False)
+    _steps: int = field(default=0, init=False)
+    _turn_seconds: float = field(default=1.0, init=False)
+
+    @property
+    def waiting(self) -> int:
+        """Turns that wait for a place."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Turns that have a place."""
+        return len(self._running)
+
+    @property
+    def flying(self) -> int:
+        """Steps that were planned and whose result is not applied yet."""
+        return len(self._flying)
+
+    # -- what comes in -----------------------------------------------------------------------
+
+    def enqueue(self, request: TurnRequest, now: float) -> Turn:
+        """Let a new turn wait for its place. Raises PromptTooLong, InvalidRequest, Overloaded."""
+        most = min(self.limits.context, self.hot.capacity)
+        length = len(request.prompt)
+        if not length:
+            raise InvalidRequest("the prompt is empty", "messages")
+        if length >= most:
+            raise PromptTooLong(tokens=length, limit=most - 1)
+        if len(self._queue) >= self.limits.queue:
+            raise Overloaded(f"{len(self._queue)} turns are waiting already", self._retry_after())
+        self._numbers += 1
+        room = min(request.max_tokens or most, most - length)
+        turn = Turn(self._numbers, request, now, room, miss=request.prompt.miss)
+        self.turns[turn.number] = turn
+        self._queue.push(turn)
+        return turn
+
+    def fetched(self, number: int) -> None:
+        """What the turn's `Start` asked for is restored."""
+        turn = self._end_fetch(number)
+        if turn is not None:
+            turn.live.rows = turn.live.planned = turn.live.kept = turn.cached
+            self._place(turn)
+
+    def fetch_failed(self, number: int) -> None:
+        """What `Start` asked for cannot be used: the turn looks again for what can."""
+        turn = self._end_fetch(number)
+        if turn is not None:
+            turn.miss = Miss.CORRUPT
+            self._withdraw(turn)
+            self._queue.push_front(turn)
+
+    def apply(self, result: StepResult) -> None:
+        """Take the result of the oldest step that is not applied yet."""
+        plan = self._flying.popleft()
+        assert plan.number == result.number, f"step {result.number} came before {plan.number}"
+        failed = {one.sequence: one.problem for one in result.failed}
+        sampled = {one.sequence: one.token for one in result.sampled}
+        turns = {turn.live.number: turn for turn in self._running.values()}
+        for number, count in _rows_of(plan).items():
+            turn = turns[number]
+            turn.live.flying -= 1
+            if turn.finish is not None:
+                continue
+            if number in failed:
+                self._end(turn, Finish.FAILED, failed[number])
+                continue
+            turn.live.rows += count
+            if number in sampled:
+                self._take(turn, sampled[number])
+
+    def finish(self, number: int, finish: Finish, keep: int | None = None) -> None:
+        """The turn's text is complete. Only its first `keep` sampled tokens are remembered."""
+        turn = self.turns[number]
+        if turn.finish in (Finish.CANCELLED, Finish.FAILED):
+            return
+        self._end(turn, finish)
+        if keep is not None:
+            turn.live.cut_to(len(turn.request.prompt) + keep)
+
+    def cancel(self, number: int) -> None:
+        """Stop a turn wherever it is. What it computed is kept."""
+        turn = self.turns.get(number)
+        if turn is None or turn.finish is not None:
+            return
+        if turn.state is TurnState.QUEUED:
+            self._queue.remove(turn)
+            self._refuse(turn, TurnCancelled())
+        elif turn.state is TurnState.FETCHING:
+            turn.finish = Finish.CANCELLED
+        else:
+            self._end(turn, Finish.CANCELLED)
+
+    def parked(self, number: int, owner: SessionKey | None, now: float) -> None:
+        """The turn's rows are kept: it is done. The next turn of `owner` may go on from it."""
+        turn = self._running.pop(number)
+        sequence = turn.live
+        turn.sequence, turn.state = None, TurnState.DONE
+        del self.turns[number]
+        self._turn_seconds += 0.1 * (now - turn.placed_at - self._turn_seconds)
+        self.hot.rest(sequence, None if turn.finish is Finish.FAILED else owner)
+
+    def refuse_waiting(self, error: AgentCacheError) -> None:
+        """Refuse every turn that waits for a place."""
+        for turn in tuple(self._queue):
+            self._queue.remove(turn)
+            self._refuse(turn, error)
+
+    # -- what goes out -----------------------------------------------------------------------
+
+    def plan(self, now: float) -> Plan:
+        """All that shall be done now."""
+        self._expire(now)
+        parks = self._parks()
+        growths, preempted = self._grow()
+        starts, resizes = self._start(now)
+        for turn, _ in reversed(preempted):  # not before: their rows are kept by this very plan
+            self._queue.push_front(turn)
+        step = self._step()
+        return Plan(
+            park=(*parks, *(park for _, park in preempted)),
+            drop=self.hot.take_dropped(),
+            start=starts,
+            resize=(*growths, *resizes),
+            step=step,
+        )
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """What happened to turns since the last call, in order."""
+        notices, self._notices = tuple(self._notices), []
+        return notices
+
+    def next_deadline(self) -> float | None:
+        """When the first of the waiting turns must be refused; None when none waits."""
+        return min((turn.request.deadline for turn in self._queue), default=None)
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every turn is in one place and every place is accounted for."""
+        self._queue.check_integrity()
+        self.hot.check_integrity()
+        self.lineage.check_integrity()
+        if {turn.number for turn in self._queue} | set(self._running) != set(self.turns):
+            raise IntegrityError("a turn is neither waiting nor running")
+        if len(self._queue) + len(self._running) != len(self.turns):
+            raise IntegrityError("a turn is waiting and running")
+        places = {turn.live.number for turn in self._running.values()}
+        awake = {one.number for one in self.hot if self.hot.resting(one.owner) is not one}
+        if places != awake or len(places) != len(self._running):
+            raise IntegrityError("turns and live sequences are not paired")
+        uses = [number for plan in self._flying for number in _rows_of(plan)]
+        if any(one.flying != uses.count(one.number) for one in self.hot):
+            raise IntegrityError("a sequence counts its uncollected steps wrongly")
+        if len(self._running) > self.limits.batch or len(self._flying) > self.limits.in_flight:
+            raise IntegrityError("more is going on than the limits allow")
+
+    # -- the life of a turn ------------------------------------------------------------------
+
+    def _place(self, turn: Turn) -> None:
+        turn.state = TurnState.READY
+        if turn.admitted:
+            return
+        if turn.miss is Miss.NONE and turn.cached < min(turn.request.expected, len(turn.ids) - 1):
+            turn.miss = Miss.EVICTED
+        turn.admitted = True
+        admitted = Admitted(len(turn.request.prompt), turn.cached, turn.tier, turn.miss)
+        self._notices.append(Placed(turn.number, admitted))
+
+    def _take(self, turn: Turn, token: int) -> None:
+        turn.sampled.append(token)
+        turn.live.ids.append(token)
+        end = token in self.ends
+        self._notices.append(Token(turn.number, token, end))
+        if end:
+            self._end(turn, Finish.STOP)
+        elif len(turn.sampled) >= turn.max_tokens:
+            self._end(turn, Finish.LENGTH)
+
+    def _end(self, turn: Turn, finish: Finish, problem: str | None = None) -> None:
+        turn.finish, turn.problem, turn.state = finish, problem, TurnState.PARKING
+        turn.live.planned = turn.live.rows
+
+    def _refuse(self, turn: Turn, error: AgentCacheError) -> None:
+        turn.state = TurnState.DONE
+        del self.turns[turn.number]
+        self._notices.append(Refused(turn.number, error))
+
+    def _end_fetch(self, number: int) -> Turn | None:
+        turn = self._running[number]
+        self.lineage.release(turn.leased)
+        turn.leased = ()
+        if turn.finish is None:
+            return turn
+        self._withdraw(turn)
+        self._refuse(turn, TurnCancelled())
+        return None
+
+    def _withdraw(self, turn: Turn) -> None:
+        self.hot.drop(turn.live)
+        del self._running[turn.number]
+        turn.sequence, turn.state, turn.asked = None, TurnState.QUEUED, len(turn.sampled)
+
+    def _expire(self, now: float) -> None:
+        for turn in [one for one in self._queue if one.request.deadline <= now]:
+            self._queue.remove(turn)
+            waited = f"no place became free in {now - turn.arrived:.0f} s"
+            self._refuse(turn, Overloaded(waited, self._retry_after()))
+
+    def _retry_after(self) -> float:
+        ahead = (len(self._queue) + len(self._running)) / self.limits.batch
+        return min(60.0, max(1.0, ahead * self._turn_seconds))
+
+    # -- the parts of a plan -----------------------------------------------------------------
+
+    def _parks(self) -> tuple[Park, ...]:
+        grounded = [turn for turn in self._running.values() if not turn.live.flying]
+        parks = [self._park(turn) for turn in grounded]
+        return tuple(park for park in parks if park is not None)
+
+    def _park(self, turn: Turn) -> Park | None:
+        """What of `turn` is to be kept now: all of it at its end, else up to its last cut."""
+        sequence, over = turn.live, turn.state is TurnState.PARKING
+        if turn.state is TurnState.FETCHING:
+            return None
+        stop = sequence.rows if over else turn.last_cut(sequence.kept, sequence.rows)
+        if not turn.request.store:
+            stop = sequence.kept
+        if stop == sequence.kept and not over:
+            return None
+        return self._park_to(turn, stop, turn.number if over else None)
+
+    def _park_to(self, turn: Turn, stop: int, ending: int | None = None) -> Park:
+        sequence = turn.live
+        cuts = turn.cuts(sequence.kept, stop)
+        sequence.kept = stop
+        return Park(sequence.number, sequence.root, sequence.ids[:stop], cuts, ending)
+
+    def _start(self, now: float) -> tuple[tuple[Start, ...], tuple[Resize, ...]]:
+        starts: list[Start] = []
+        resizes: list[Resize] = []
+        while len(self._running) < self.limits.batch:
+            turn = self._queue.first(self._may_start)
+            found = place(turn, self.hot, self.lineage) if turn else None
+            if turn is None or found is None:
+                break
+            self._queue.take(turn)
+            self._running[turn.number] = turn
+            turn.placed_at = now
+            if isinstance(found, Start):
+                starts.append(found)
+            else:
+                resizes.append(found)
+            if turn.state is TurnState.READY:
+                self._place(turn)
+        return tuple(starts), tuple(resizes)
+
+    def _may_start(self, turn: Turn) -> bool:
+        others = self._running.values()
+        identity = turn.request.identity
+        if identity.exclusive and any(other.request.identity == identity for other in others):
+            return False
+        return not prefix_is_coming(turn, others)
+
+    def _grow(self) -> tuple[tuple[Resize, ...], tuple[tuple[Turn, Park], ...]]:
+        """Make room for the next token of every decoding turn, the oldest first.
+
+        Where there is none, the youngest turns give their place up and wait for it again.
+        """
+        grown: list[Resize] = []
+        preempted: list[tuple[Turn, Park]] = []
+        for turn in sorted(self._running.values(), key=lambda one: one.number):
+            if turn.number not in self._running or not self._is_full(turn):
+                continue
+            while not self._enlarge(turn):
+                victim = self._victim(turn)
+                if victim is None:
+                    break
+                preempted.append((victim, self._preempt(victim)))
+                if victim is turn:
+                    break
+            else:
+                grown.append(Resize(turn.live.number, turn.live.rows, turn.live.capacity))
+        return tuple(grown), tuple(preempted)
+
+    def _is_full(self, turn: Turn) -> bool:
+        sequence = turn.live
+        decoding = turn.state is TurnState.DECODING and not sequence.flying
+        return decoding and sequence.planned >= sequence.capacity
+
+    def _enlarge(self, turn: Turn) -> bool:
+        held = turn.live.capacity
+        wanted = min(held + GROWTH_TOKENS, self.hot.capacity)
+        return self.hot.enlarge(turn.live, wanted) or self.hot.enlarge(turn.live, held + 1)
+
+    def _victim(self, turn: Turn) -> Turn | None:
+        able = [
+            one
+            for one in self._running.values()
+            if one.number >= turn.number and one.state in _ALIVE and not one.live.flying
+        ]
+        return max(able, key=lambda one: one.number, default=None)
+
+    def _preempt(self, turn: Turn) -> Park:
+        stop = turn.live.rows if turn.request.store else turn.live.kept
+        park = self._park_to(turn, stop)
+        self._withdraw(turn)
+        return park
+
+    def _step(self) -> StepPlan | None:
+        if len(self._flying) >= self.limits.in_flight:
+            return None
+        decode = [turn for turn in self._running.values() if self._can_decode(turn)]
+        chunk = self._chunk(self.limits.busy_chunk if decode else self.limits.chunk)
+        if chunk is None and not decode:
+            return None
+        for turn in decode:
+            turn.asked += 1
+            turn.live.planned += 1
+        self._steps += 1
+        numbers = tuple(turn.live.number for turn in decode)
+        plan = StepPlan(self._steps, (chunk,) if chunk else (), numbers)
+        flying = _rows_of(plan)
+        for turn in self._running.values():
+            turn.live.flying += turn.live.number in flying
+        self._flying.append(plan)
+        return plan
+
+    def _can_decode(self, turn: Turn) -> bool:
+        if turn.state is not TurnState.DECODING or turn.asked >= turn.max_tokens:
+            return False
+        return turn.live.planned < turn.live.capacity
+
+    def _chunk(self, size: int) -> PrefillChunk | None:
+        """The next chunk: of the turn with least to prefill, unless the oldest waited too often."""
+        turns = [turn for turn in self._running.values() if turn.state in _PREFILL]
+        if not turns:
+            return None
+        oldest = min(turns, key=lambda turn: turn.number)
+        shortest = min(turns, key=lambda turn: (turn.to_prefill, turn.number))
+        turn = oldest if oldest.bypassed >= MOST_BYPASSES else shortest
+        oldest.bypassed = 0 if turn is oldest else oldest.bypassed + 1
+        sequence, start = turn.live, turn.live.planned
+        stop = min(start + size, len(sequence.ids))
+        if not self.lineage.spec.interior_restorable and turn.request.store:
+            stop = min(stop, turn.next_cut(start))
+        last = stop == len(sequence.ids)
+        sequence.planned = stop
+        turn.asked += last
+        turn.state = TurnState.DECODING if last else TurnState.PREFILLING
+        sampling = turn.request.sampling if last else None
+        return PrefillChunk(sequence.number, start, sequence.ids[start:stop], sampling)
+
+
+def _rows_of(plan: StepPlan) -> dict[int, int]:
+    rows = {chunk.sequence: len(chunk.ids) for chunk in plan.prefill}
+    for number in plan.decode:
+        rows[number] = rows.get(number, 0) + 1
+    return rows

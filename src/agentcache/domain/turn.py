@@ -1,0 +1,118 @@
+"""A turn on its way through the planner, and the live sequence it works on."""
+
+from enum import Enum
+
+from attrs import define, field
+
+from agentcache.domain.request import Finish, Miss, Tier, TurnRequest
+from agentcache.domain.session import SessionKey
+from agentcache.domain.tokens import Tokens, tokens
+
+SEGMENT_ROWS = 2048
+
+
+class TurnState(Enum):
+    """Where a turn is. Any state but DONE may be followed by PARKING or DONE when it is ended."""
+
+    QUEUED = "queued"
+    FETCHING = "fetching"
+    READY = "ready"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+    PARKING = "parking"
+    DONE = "done"
+
+
+@define(eq=False)
+class Sequence:
+    """A live sequence of the engine, as the planner sees it.
+
+    `rows` were computed, `planned` are computed or in a step that is not collected yet, `kept` are
+    in the lineage. `owner` is the session whose next turn may take it over.
+    """
+
+    number: int
+    root: bytes
+    ids: "Tokens[int]"
+    capacity: int
+    owner: SessionKey | None = None
+    rows: int = 0
+    planned: int = 0
+    kept: int = 0
+    flying: int = 0  # uncollected steps that it is in
+
+    def cut_to(self, length: int) -> None:
+        """Forget every token and row from `length` on."""
+        del self.ids[length:]
+        self.rows = min(self.rows, length)
+        self.planned = self.rows
+        self.kept = min(self.kept, length)
+
+
+@define(eq=False)
+class Turn:
+    """One turn: what was asked, where it is, what came of it so far."""
+
+    number: int
+    request: TurnRequest
+    arrived: float
+    max_tokens: int
+    state: TurnState = TurnState.QUEUED
+    sequence: Sequence | None = None
+    leased: tuple[bytes, ...] = ()
+    placed_at: float = 0.0
+    cached: int = 0
+    tier: Tier = Tier.NONE
+    miss: Miss = Miss.NONE
+    admitted: bool = False
+    sampled: "Tokens[int]" = field(factory=tokens)
+    asked: int = 0  # tokens sampled, or to be sampled by steps that are not collected yet
+    finish: Finish | None = None
+    problem: str | None = None
+    bypassed: int = 0  # steps in which another turn's prefill went first
+
+    @property
+    def ids(self) -> "Tokens[int]":
+        """All tokens so far: the prompt and what was sampled."""
+        return self.request.prompt.tokens + self.sampled
+
+    @property
+    def live(self) -> Sequence:
+        """Its sequence, which it has from FETCHING to PARKING."""
+        assert self.sequence is not None, f"turn {self.number} is {self.state.value}"
+        return self.sequence
+
+    @property
+    def to_prefill(self) -> int:
+        """How many tokens are still to be planned before the first one can be sampled."""
+        return len(self.live.ids) - self.live.planned
+
+    def next_cut(self, position: int) -> int:
+        """The first place after `position` where a segment shall end.
+
+        These depend on the prompt alone, so that agents with one prefix cut it alike: the end of
+        what is shared, and every SEGMENT_ROWS tokens before and after it.
+        """
+        shared = self.request.prompt.shared
+        if position < shared:
+            return min(shared, _next_multiple(position))
+        return shared + _next_multiple(position - shared)
+
+    def cuts(self, start: int, stop: int) -> tuple[int, ...]:
+        """All places in (start, stop] where segments shall end, `stop` among them."""
+        found = []
+        while start < stop:
+            start = min(self.next_cut(start), stop)
+            found.append(start)
+        return tuple(found)
+
+    def last_cut(self, start: int, stop: int) -> int:
+        """The last regular cut in (start, stop]; `start` when there is none."""
+        cut = self.next_cut(start)
+        while cut <= stop:
+            start, cut = cut, self.next_cut(cut)
+        return start
+
+
+def _next_multiple(position: int) -> int:
+    return (position // SEGMENT_ROWS + 1) * SEGMENT_ROWS
