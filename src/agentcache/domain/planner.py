@@ -7,7 +7,7 @@ and takes the notices that are due (`take_notices`).
 
 from collections import deque
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from agentcache.domain.errors import (
     AgentCacheError,
@@ -20,6 +20,7 @@ from agentcache.domain.errors import (
 from agentcache.domain.events import Admitted
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
+from agentcache.domain.notices import Limits, Notice, Placed, Refused, Token
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
     Park,
@@ -39,46 +40,6 @@ GROWTH_TOKENS = 512
 MOST_BYPASSES = 4
 _PREFILL = (TurnState.READY, TurnState.PREFILLING)
 _ALIVE = (*_PREFILL, TurnState.DECODING)
-
-
-@frozen
-class Limits:
-    """How much may go on at once; `busy_chunk` is the prefill chunk while others decode."""
-
-    batch: int = 8
-    queue: int = 256
-    chunk: int = 512
-    busy_chunk: int = 128
-    in_flight: int = 1
-    context: int = 2**31
-
-
-@frozen
-class Token:
-    """`token` was sampled for `turn`. With `end` it is the model's end token, and not text."""
-
-    turn: int
-    token: int
-    end: bool = False
-
-
-@frozen
-class Placed:
-    """`turn` has its place, and what could be restored for it is restored."""
-
-    turn: int
-    admitted: Admitted
-
-
-@frozen
-class Refused:
-    """`turn` never got a place, because of `error`."""
-
-    turn: int
-    error: AgentCacheError
-
-
-Notice = Token | Placed | Refused
 
 
 @define(eq=False)
@@ -206,21 +167,15 @@ class Planner:
     # -- what goes out -----------------------------------------------------------------------
 
     def plan(self, now: float) -> Plan:
-        """All that shall be done now."""
+        """All that shall be done now, before the next call."""
         self._expire(now)
-        parks = self._parks()
         growths, preempted = self._grow()
+        parks = (*self._parks(), *preempted)
+        if parks:  # who starts next shall find in the lineage what is kept now
+            return Plan(park=parks, drop=self.hot.take_dropped(), resize=growths)
         starts, resizes = self._start(now)
-        for turn, _ in reversed(preempted):  # not before: their rows are kept by this very plan
-            self._queue.push_front(turn)
         step = self._step()
-        return Plan(
-            park=(*parks, *(park for _, park in preempted)),
-            drop=self.hot.take_dropped(),
-            start=starts,
-            resize=(*growths, *resizes),
-            step=step,
-        )
+        return Plan((), self.hot.take_dropped(), starts, (*growths, *resizes), step)
 
     def take_notices(self) -> tuple[Notice, ...]:
         """What happened to turns since the last call, in order."""
@@ -229,10 +184,11 @@ class Planner:
 
     def next_deadline(self) -> float | None:
         """When the first of the waiting turns must be refused; None when none waits."""
-        return min((turn.request.deadline for turn in self._queue), default=None)
+        deadlines = (turn.request.deadline for turn in self._queue if not turn.admitted)
+        return min(deadlines, default=None)
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless every turn is in one place and every place is accounted for."""
+        """Raise IntegrityError unless every turn has one place, and every place its turn."""
         self._queue.check_integrity()
         self.hot.check_integrity()
         self.lineage.check_integrity()
@@ -297,7 +253,8 @@ class Planner:
         turn.sequence, turn.state, turn.asked = None, TurnState.QUEUED, len(turn.sampled)
 
     def _expire(self, now: float) -> None:
-        for turn in [one for one in self._queue if one.request.deadline <= now]:
+        late = [one for one in self._queue if one.request.deadline <= now and not one.admitted]
+        for turn in late:
             self._queue.remove(turn)
             waited = f"no place became free in {now - turn.arrived:.0f} s"
             self._refuse(turn, Overloaded(waited, self._retry_after()))
@@ -357,13 +314,13 @@ class Planner:
             return False
         return not prefix_is_coming(turn, others)
 
-    def _grow(self) -> tuple[tuple[Resize, ...], tuple[tuple[Turn, Park], ...]]:
+    def _grow(self) -> tuple[tuple[Resize, ...], tuple[Park, ...]]:
         """Make room for the next token of every decoding turn, the oldest first.
 
         Where there is none, the youngest turns give their place up and wait for it again.
         """
         grown: list[Resize] = []
-        preempted: list[tuple[Turn, Park]] = []
+        preempted: list[Park] = []
         for turn in sorted(self._running.values(), key=lambda one: one.number):
             if turn.number not in self._running or not self._is_full(turn):
                 continue
@@ -371,7 +328,7 @@ class Planner:
                 victim = self._victim(turn)
                 if victim is None:
                     break
-                preempted.append((victim, self._preempt(victim)))
+                preempted.append(self._preempt(victim))
                 if victim is turn:
                     break
             else:
@@ -400,6 +357,7 @@ class Planner:
         stop = turn.live.rows if turn.request.store else turn.live.kept
         park = self._park_to(turn, stop)
         self._withdraw(turn)
+        self._queue.push_front(turn)
         return park
 
     def _step(self) -> StepPlan | None:
