@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import typed_settings as ts
 from attrs import Attribute, field, frozen
@@ -50,8 +50,8 @@ def parse_size(size: int | str) -> Bytes:
 
 def _between(
     low: _Number, high: _Number
-) -> "Callable[[object, Attribute[_Number], _Number | None], None]":
-    def check(_instance: object, attribute: "Attribute[_Number]", value: _Number | None) -> None:
+) -> "Callable[[object, Attribute[Any], _Number | None], None]":
+    def check(_instance: object, attribute: "Attribute[Any]", value: _Number | None) -> None:
         if value is not None and not low <= value <= high:
             raise ValueError(f"{attribute.name} is {value}: set it to {low} up to {high}")
 
