@@ -1,0 +1,136 @@
+"""Rows in numpy buffers with slack: restoring writes straight into place, exporting is a view."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+from attrs import define, field
+from mlx_lm.models.cache import create_attention_mask
+
+from agentcache.adapters.mlx.handles import Buffer, BufferHandle, Mask
+from agentcache.domain.spec import CacheSpec
+from agentcache.ports.rows import RowArray, Rows, empty_rows
+
+
+class BufferLeaf:
+    """One layer's rows: views [1, heads, capacity, dim] into the buffers of its group."""
+
+    def __init__(self, keys: Buffer, values: Buffer, offset: int = 0) -> None:
+        self.keys, self.values, self.offset = keys, values, offset
+
+    def update_and_fetch(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[BufferHandle, BufferHandle]:
+        """Compute and add rows [1, heads, L, dim]."""
+        mx.eval(keys, values)
+        self.append(np.asarray(keys), np.asarray(values))
+        handle = BufferHandle([self.rows()])
+        return handle, handle
+
+    def append(self, keys: Buffer, values: Buffer) -> None:
+        """Copy rows [1, heads, L, dim] behind those that are there. Raises when they do not fit."""
+        start, stop = self.offset, self.offset + keys.shape[2]
+        self.keys[:, :, start:stop] = keys
+        self.values[:, :, start:stop] = values
+        self.offset = stop
+
+    def rows(self) -> tuple[Buffer, Buffer]:
+        """All rows that are there, as views."""
+        return self.keys[:, :, : self.offset], self.values[:, :, : self.offset]
+
+    def make_mask(
+        self,
+        N: int,  # noqa: N803  (mlx-lm's name)
+        return_array: bool = False,
+        window_size: int | None = None,
+    ) -> Mask:
+        """The causal mask for `N` more rows, as mlx-lm's own cache makes it."""
+        mask: Mask = create_attention_mask(N, self.offset, return_array, window_size)
+        return mask
+
+    def size(self) -> int:
+        """How many rows are there."""
+        return self.offset
+
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return self.offset == 0
+
+
+@define(eq=False)
+class BufferCache:
+    """One sequence's rows: one buffer [layers, heads, capacity, dim] per role of `spec.groups`."""
+
+    spec: CacheSpec
+    capacity: int
+    _buffers: dict[str, Buffer]
+    leaves: Sequence[BufferLeaf] = field(init=False)
+
+    @leaves.default
+    def _no_rows_yet(self) -> list[BufferLeaf]:
+        return _leaves(self.spec, self._buffers, 0)
+
+    @classmethod
+    def of(cls, spec: CacheSpec, capacity: int) -> "BufferCache":
+        """An empty cache. Raises MemoryError when there is no room."""
+        return cls(spec, capacity, _buffers(spec, capacity))
+
+    @property
+    def length(self) -> int:
+        """Rows that are there."""
+        return self.leaves[0].offset
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def blank(self, count: int) -> Rows:
+        """Writable views of the first `count` rows."""
+        return Rows(0, count, self._cut(0, count))
+
+    def adopt(self, length: int) -> None:
+        """Continue after `length` rows, which were written into the views."""
+        self.rewind(length)
+
+    def grow(self, capacity: int) -> None:
+        """Copy the rows into larger buffers."""
+        larger = _buffers(self.spec, capacity)
+        for role, buffer in self._buffers.items():
+            larger[role][:, :, : self.length] = buffer[:, :, : self.length]
+        self.leaves = _leaves(self.spec, larger, self.length)
+        self._buffers, self.capacity = larger, capacity
+
+    def rewind(self, length: int) -> None:
+        """Set every leaf to `length` rows."""
+        for leaf in self.leaves:
+            leaf.offset = length
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Views of the rows [start, stop)."""
+        return Rows(start, stop, self._cut(start, stop))
+
+    def settle(self) -> None:
+        """Nothing is lazy here."""
+
+    def _cut(self, start: int, stop: int) -> dict[str, Buffer]:
+        return {role: buffer[:, :, start:stop] for role, buffer in self._buffers.items()}
+
+
+def _buffers(spec: CacheSpec, capacity: int) -> dict[str, Buffer]:
+    return {role: _float32(array) for role, array in empty_rows(spec, 0, capacity).full.items()}
+
+
+def _float32(array: RowArray) -> Buffer:
+    if array.dtype != np.float32:
+        raise ValueError(f"rows in numpy buffers are float32, not {array.dtype}")
+    return array.view(np.float32)
+
+
+def _leaves(spec: CacheSpec, buffers: dict[str, Buffer], offset: int) -> list[BufferLeaf]:
+    found: dict[int, BufferLeaf] = {}
+    for group in spec.groups:
+        (k, _), (v, _) = group.roles()
+        for n, layer in enumerate(group.layers):
+            found[layer] = BufferLeaf(buffers[k][n : n + 1], buffers[v][n : n + 1], offset)
+    return [found[layer] for layer in sorted(found)]

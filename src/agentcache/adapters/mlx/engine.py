@@ -1,0 +1,233 @@
+"""The engine on MLX: prefill one sequence at a time, decode all of them in one ragged batch."""
+
+import gc
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import mlx.core as mx
+from attrs import define, field, frozen
+
+from agentcache.adapters.mlx import blas, cpu, handles
+from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
+from agentcache.adapters.mlx.forward import Forward
+from agentcache.adapters.mlx.loading import load_folder
+from agentcache.adapters.mlx.probe import Verdict, ragged_works, single_works
+from agentcache.adapters.mlx.runner import LiveSequence, Runner, Running
+from agentcache.adapters.mlx.spec import probed
+from agentcache.domain.errors import IntegrityError
+from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
+from agentcache.ports.engine import ModelCard
+from agentcache.ports.rows import Rows
+
+
+@frozen
+class BlasThreads:
+    """How many BLAS threads to use: prefill is large matmuls, decode waits for memory."""
+
+    prefill: int
+    decode: int
+
+
+@frozen
+class Batching:
+    """How decode runs, and if not in one forward for all sequences, why not."""
+
+    mode: Literal["ragged", "single"]
+    reason: str = ""
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "Batching":
+        """The mode that a probe allows."""
+        return cls("ragged" if verdict.works else "single", verdict.reason)
+
+
+@frozen(eq=False)
+class _Step:
+    number: int
+    running: tuple[Running, ...]
+    forwarded: int
+
+
+@define(eq=False)
+class MLXEngine:
+    """A loaded model and its live sequences; implements `ports.engine.Engine`.
+
+    Where rows live in numpy buffers (`buffered`), a step is done when `submit` returns. Elsewhere
+    it is lazy, and two may be under way.
+    """
+
+    card: ModelCard
+    batching: Batching
+    _runner: Runner | None
+    _threads: BlasThreads | None = None
+    _live: dict[int, LiveSequence] = field(factory=dict, init=False)
+    _steps: deque[_Step] = field(factory=deque, init=False)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        digest: bytes,
+        name: str,
+        *,
+        cpu_path: bool = True,
+        threads: BlasThreads | None = None,
+        ends: Iterable[int] = (),
+    ) -> "MLXEngine":
+        """Load the MLX folder `folder` and find out what its model can do.
+
+        `cpu_path` lets numpy do what MLX's CPU backend is slow at; it has no effect elsewhere.
+        Without `threads` the BLAS is left as it is. `ends` are further ids that end a turn.
+        Raises ModelError when the model cannot be loaded or its caches are not supported.
+        """
+        loaded = load_folder(folder, name)
+        on_cpu = cpu_path and mx.default_device() == mx.cpu
+        _install(on_cpu)
+        spec, vocabulary = probed(loaded.model, name)
+        forward = Forward.of(loaded.model)
+        adapter = MLXCacheAdapter.of(loaded.model, spec, name, on_cpu)
+        if not single_works(loaded.model, forward, adapter).works:
+            adapter = MLXCacheAdapter.of(loaded.model, spec, name, in_buffers=False)
+        batching = Batching.of(ragged_works(forward, adapter))
+        card = ModelCard(
+            name=name,
+            digest=digest,
+            spec=spec,
+            context=loaded.context,
+            vocabulary=vocabulary,
+            ends=loaded.ends | frozenset(ends),
+            in_flight=1 if adapter.in_buffers else 2,
+        )
+        return cls(card, batching, Runner(forward, adapter, batching.mode == "ragged"), threads)
+
+    @property
+    def buffered(self) -> bool:
+        """Whether rows live in numpy buffers."""
+        return self._loaded.adapter.in_buffers
+
+    def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
+        """See `Engine.start`."""
+        if sequence in self._live:
+            raise IntegrityError(f"sequence {sequence} has been started already")
+        cache = self._loaded.adapter.empty(capacity)
+        blank = cache.blank(restore)
+        self._live[sequence] = LiveSequence(sequence, cache)
+        return blank
+
+    def adopt(self, sequence: int, length: int) -> None:
+        """See `Engine.adopt`."""
+        self._one(sequence).cache.adopt(length)
+
+    def grow(self, sequence: int, capacity: int) -> None:
+        """See `Engine.grow`."""
+        cache = self._one(sequence).cache
+        if capacity > cache.capacity:
+            cache.grow(capacity)
+
+    def submit(self, plan: StepPlan) -> None:
+        """See `Engine.submit`."""
+        if len(self._steps) >= self.card.in_flight:
+            raise IntegrityError(f"step {plan.number} is submitted before a step is collected")
+        before = self._loaded.forward.tokens
+        running = [self._prefill(chunk) for chunk in plan.prefill]
+        if plan.decode:
+            running += self._decode(plan.decode)
+        forwarded = self._loaded.forward.tokens - before
+        self._steps.append(_Step(plan.number, tuple(running), forwarded))
+
+    def collect(self) -> StepResult:
+        """See `Engine.collect`."""
+        if not self._steps:
+            raise IntegrityError("no step has been submitted")
+        step = self._steps.popleft()
+        outcomes = [outcome for running in step.running for outcome in running.outcomes()]
+        return StepResult(
+            step.number,
+            tuple(one for one in outcomes if isinstance(one, Sampled)),
+            tuple(one for one in outcomes if isinstance(one, SequenceFailed)),
+            step.forwarded,
+        )
+
+    def export(self, sequence: int, start: int, stop: int) -> Rows:
+        """See `Engine.export`."""
+        cache = self._one(sequence).cache
+        if not 0 <= start <= stop <= cache.length:
+            raise IntegrityError(f"[{start}, {stop}) of {cache.length} rows cannot be exported")
+        return cache.rows(start, stop)
+
+    def trim(self, sequence: int, length: int) -> None:
+        """See `Engine.trim`."""
+        one = self._one(sequence)
+        if not 0 <= length <= one.cache.length:
+            raise IntegrityError(f"{one.cache.length} rows cannot be trimmed to {length}")
+        one.reset(length)
+
+    def drop(self, sequence: int) -> None:
+        """See `Engine.drop`."""
+        one = self._live.pop(sequence, None)
+        if one is not None:
+            one.reset(0)
+
+    def held_bytes(self) -> int:
+        """See `Engine.held_bytes`."""
+        return sum(one.cache.nbytes for one in self._live.values())
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._steps.clear()
+        self._live.clear()
+        self._runner = None
+        gc.collect()  # a module and what it compiled may refer to each other
+        mx.clear_cache()
+
+    def _prefill(self, chunk: PrefillChunk) -> Running:
+        one = self._one(chunk.sequence)
+        if chunk.start != one.cache.length:
+            raise IntegrityError(f"{chunk.start} does not follow {one.cache.length} rows")
+        _check_room(one, len(chunk.ids))
+        self._use_threads("prefill")
+        return self._loaded.prefill(one, chunk.ids, chunk.sampling)
+
+    def _decode(self, sequences: tuple[int, ...]) -> list[Running]:
+        batch = [self._one(sequence) for sequence in sequences]
+        for one in batch:
+            _check_room(one, 1)
+            if one.token is None:
+                raise IntegrityError(f"nothing was sampled for sequence {one.number}")
+        self._use_threads("decode")
+        return self._loaded.decode(batch)
+
+    @property
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            raise IntegrityError(f"the engine of {self.card.name} is closed")
+        return self._runner
+
+    def _one(self, sequence: int) -> LiveSequence:
+        if sequence not in self._live:
+            raise IntegrityError(f"there is no sequence {sequence}")
+        return self._live[sequence]
+
+    def _use_threads(self, phase: Literal["prefill", "decode"]) -> None:
+        if self._threads is not None:
+            blas.set_threads(getattr(self._threads, phase))
+
+
+def _install(on_cpu: bool) -> None:
+    """Put handles over whatever attention the CPU path puts in place, or takes away."""
+    handles.uninstall()
+    if on_cpu:
+        cpu.install()
+    else:
+        cpu.uninstall()
+    handles.install()
+
+
+def _check_room(one: LiveSequence, count: int) -> None:
+    if one.cache.length + count > one.cache.capacity:
+        raise IntegrityError(
+            f"sequence {one.number} has no room for {count} more tokens: "
+            f"{one.cache.length} of {one.cache.capacity} rows are taken"
+        )

@@ -1,0 +1,76 @@
+"""The one place where the model is called, and where the tokens passed to it are counted."""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import numpy as np
+from attrs import define, field
+
+from agentcache.adapters.mlx.spec import LanguageModel
+
+Head = Callable[[mx.array], mx.array]
+_PROBE = [[0, 1, 2]]
+
+
+@define(eq=False)
+class Forward:
+    """A model, and where it has the shape, its body and head apart, so that the head sees one row.
+
+    `tokens` counts every token that was passed to the model.
+    """
+
+    _model: LanguageModel
+    _body: LanguageModel | None = None
+    _head: Head | None = None
+    tokens: int = field(default=0, init=False)
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> "Forward":
+        """Take `model` apart if running its parts gives, bit for bit, what running it gives."""
+        body: LanguageModel | None = getattr(model, "model", None)
+        ids = mx.array(_PROBE)
+        if body is None:
+            return cls(model)
+        for head in _heads(model, body):
+            try:
+                same = mx.array_equal(head(body(ids, cache=None)), model(ids, cache=None))
+            except (AttributeError, TypeError, ValueError):
+                continue
+            if same.item():
+                return cls(model, body, head)
+        return cls(model)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the head runs on the last position alone."""
+        return self._head is not None
+
+    def fill(self, ids: Sequence[int], cache: list[object]) -> None:
+        """Run `ids` for their rows only. Whatever the rows do not need is never computed."""
+        self._run(_row(ids), cache)
+
+    def last(self, ids: Sequence[int], cache: list[object]) -> mx.array:
+        """Run `ids`; the logits [1, vocabulary] after the last of them."""
+        return self._logits(_row(ids), cache)
+
+    def next(self, ids: mx.array, cache: list[object]) -> mx.array:
+        """Run one token of each sequence, `ids` [sequences]; logits [sequences, vocabulary]."""
+        return self._logits(ids[:, None], cache)
+
+    def _logits(self, ids: mx.array, cache: list[object]) -> mx.array:
+        out = self._run(ids, cache)[:, -1:]
+        return (out if self._head is None else self._head(out))[:, 0]
+
+    def _run(self, ids: mx.array, cache: list[object]) -> mx.array:
+        self.tokens += ids.size
+        return (self._body or self._model)(ids, cache=cache)
+
+
+def _row(ids: Sequence[int]) -> mx.array:
+    return mx.array(np.asarray(ids, np.int32)[None])
+
+
+def _heads(model: LanguageModel, body: object) -> list[Head]:
+    embedding = getattr(body, "embed_tokens", None)
+    found = (getattr(model, "lm_head", None), getattr(embedding, "as_linear", None))
+    return [head for head in found if head is not None]
