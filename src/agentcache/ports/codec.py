@@ -23,14 +23,20 @@ class Codec(Protocol):
         ...
 
     def encode(self, spec: CacheSpec, rows: Rows) -> Payload:
-        """Copy and encode `rows`; nothing of the payload shares memory with them."""
+        """Copy and encode `rows`; nothing of the payload shares memory with them.
+
+        Window and state arrays are encoded where `rows` has them. Raises ValueError when the
+        arrays are not those that `spec` calls for.
+        """
         ...
 
-    def decode(self, spec: CacheSpec, payload: Payload, out: Rows) -> None:
-        """Decode the first `out.stop - out.start` rows of `payload` into the arrays of `out`.
+    def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
+        """Decode the rows of `payload` from its row `first` on into the arrays of `out`.
 
-        `out` may hold views of a larger buffer. Window and state arrays are decoded where `out` has
-        them (only when it asks for all rows). Raises ValueError when the payload's tensors, dtypes
-        or shapes are not those that `spec` calls for: nothing that was decoded may be used then.
+        As many rows as `out` has; its arrays may be views of a larger buffer, so that several
+        threads can decode parts of one payload (`Rows.part`). Window and state arrays are decoded
+        where `out` has them, which takes an `out` that goes to the payload's end; of a window the
+        last rows, as many as fit. Raises ValueError when the payload's tensors, dtypes or shapes
+        are not those that `spec` and `out` call for: nothing that was decoded may be used then.
         """
         ...

@@ -30,16 +30,18 @@ class SessionStore(Protocol):
     """The catalogue of a home. All methods are called from one thread."""
 
     def load(self) -> Catalogue:
-        """Everything that was committed."""
+        """Everything that was committed. Raises HomeError when the catalogue is damaged."""
         ...
 
     def commit(self, change: Commit) -> None:
         """Make the whole change durable, or none of it.
 
-        Every reference is checked again here: raises CatalogueConflict when an added segment's
-        parent, or the segment of a session's cursor, is neither there nor added, or when a dropped
-        segment is still referred to by one that stays. Only the spans that differ from those
-        stored are written. Raises StoreFull or OSError when it cannot be written.
+        What is dropped and forgotten goes first; what is not there is no error. Every reference is
+        checked again here, against what the change leaves: raises CatalogueConflict when the row
+        that an added segment follows, or at which a session's cursor stands, is not there or has
+        another root, or when a dropped segment is still referred to. Only the spans that differ
+        from those stored are written. Raises StoreFull or OSError when it cannot be written, and
+        HomeError when the catalogue is damaged.
         """
         ...
 
@@ -48,5 +50,5 @@ class SessionStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what is open; later calls raise."""
+        """Release what is open; later calls raise ValueError."""
         ...

@@ -1,0 +1,124 @@
+"""What all codecs share: which arrays there are, and what is asked of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+
+from agentcache.adapters.codecs.tensors import (
+    Role,
+    checked,
+    pack_state,
+    roles,
+    state_arrays,
+    unpack_state,
+)
+from agentcache.domain.spec import CacheSpec, LayerKind
+from agentcache.ports.payload import Payload, Tensor
+from agentcache.ports.rows import RowArray, Rows
+
+
+class RowwiseCodec(ABC):
+    """A codec that encodes each role by itself, row by row; state arrays stay as they are.
+
+    A subclass says how one role is encoded. All its tensors begin with the row axis, and all of
+    one role's names begin with the role's.
+    """
+
+    name: str
+
+    @abstractmethod
+    def role_nbytes(self, role: Role, rows: int) -> int:
+        """Bytes of `rows` finite rows of `role`."""
+
+    @abstractmethod
+    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
+        """Encode `array`, [layers, heads, rows, dim]."""
+
+    @abstractmethod
+    def decode_role(
+        self, role: Role, payload: Payload, stored: int, first: int, out: RowArray
+    ) -> None:
+        """Decode from row `first` of the `stored` ones into `out`, [layers, heads, rows, dim].
+
+        Raises ValueError when the tensors of `payload` are not those of `stored` rows.
+        """
+
+    @abstractmethod
+    def tensor_names(self, role: Role) -> tuple[str, ...]:
+        """The names of the tensors that make up `role`."""
+
+    def nbytes(self, spec: CacheSpec, rows: int) -> int:
+        """Bytes that `rows` finite rows of the full layers of `spec` take when encoded."""
+        return sum(self.role_nbytes(role, rows) for role in roles(spec, LayerKind.FULL))
+
+    def encode(self, spec: CacheSpec, rows: Rows) -> Payload:
+        """Copy and encode `rows`, the parts of which must be those that `spec` calls for."""
+        count = rows.stop - rows.start
+        full, window, state = _parts(spec)
+        _same_names("full", rows.full, (role.name for role in full))
+        tensors = self._encode(full, rows.full, count)
+        if rows.window:
+            _same_names("window", rows.window, (role.name for role in window))
+            tensors |= self._encode(window, rows.window, count)
+        if rows.state:
+            _same_names("state", rows.state, state)
+            tensors |= pack_state(spec, rows.state)
+        return Payload(self.name, count, tensors)
+
+    def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
+        """Decode the rows of `payload` from its row `first` on into the arrays of `out`."""
+        self._check(spec, payload, out, first)
+        count = out.stop - out.start
+        for role in roles(spec, LayerKind.FULL):
+            shape = (role.layers, role.heads, count, role.dim)
+            array = checked(out.full[role.name], role.name, role.dtype, shape)
+            self.decode_role(role, payload, payload.rows, first, array)
+        for role in roles(spec, LayerKind.WINDOW) if out.window else ():
+            self._decode_window(role, payload, out.window[role.name])
+        if out.state:
+            unpack_state(spec, payload, out.state)
+
+    def _encode(
+        self, wanted: tuple[Role, ...], arrays: Mapping[str, RowArray], count: int
+    ) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for role in wanted:
+            shape = (role.layers, role.heads, role.rows(count), role.dim)
+            array = checked(arrays[role.name], role.name, role.dtype, shape)
+            tensors |= self.encode_role(role, array)
+        return tensors
+
+    def _decode_window(self, role: Role, payload: Payload, array: RowArray) -> None:
+        stored = role.rows(payload.rows)
+        wanted = array.shape[2] if array.ndim == 4 else 0
+        checked(array, role.name, role.dtype, (role.layers, role.heads, wanted, role.dim))
+        if wanted > stored:
+            raise ValueError(f"{role.name} has {stored} rows, not {wanted}")
+        self.decode_role(role, payload, stored, stored - wanted, array)
+
+    def _check(self, spec: CacheSpec, payload: Payload, out: Rows, first: int) -> None:
+        count = out.stop - out.start
+        if payload.codec != self.name:
+            raise ValueError(f"the payload is {payload.codec}, not {self.name}")
+        if not 0 <= first <= first + count <= payload.rows:
+            raise ValueError(f"rows [{first}, {first + count}) of {payload.rows} do not exist")
+        if (out.window or out.state) and first + count != payload.rows:
+            raise ValueError("window and state arrays are those of the payload's end")
+        full, window, state = _parts(spec)
+        _same_names("full", out.full, (role.name for role in full))
+        if out.window:
+            _same_names("window", out.window, (role.name for role in window))
+        if out.state:
+            _same_names("state", out.state, state)
+        known = {name for role in (*full, *window) for name in self.tensor_names(role)}
+        if strange := payload.tensors.keys() - known - set(state):
+            raise ValueError(f"the payload has tensors that are not the model's: {sorted(strange)}")
+
+
+def _parts(spec: CacheSpec) -> tuple[tuple[Role, ...], tuple[Role, ...], tuple[str, ...]]:
+    state = tuple(name for name, _, _ in state_arrays(spec))
+    return roles(spec, LayerKind.FULL), roles(spec, LayerKind.WINDOW), state
+
+
+def _same_names(part: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+    if set(found) != (names := set(wanted)):
+        raise ValueError(f"the {part} arrays are {sorted(found)}, not {sorted(names)}")

@@ -1,0 +1,56 @@
+"""The catalogue's tables. Texts are BLOBs of UTF-8 that may hold NULs and lone surrogates."""
+
+APPLICATION = 0x41474343
+VERSION = 1
+
+PRAGMAS = (
+    # One process owns a home, so the index of the log needs no shared memory file.
+    "PRAGMA locking_mode = EXCLUSIVE",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA fullfsync = ON",
+    "PRAGMA checkpoint_fullfsync = ON",
+    "PRAGMA foreign_keys = ON",
+    f"PRAGMA journal_size_limit = {16 << 20}",
+)
+
+# References are checked when a transaction ends, whatever the order within it.
+TABLES = (
+    "CREATE TABLE home (salt BLOB NOT NULL) STRICT",
+    """CREATE TABLE segment (
+        key BLOB PRIMARY KEY,
+        root BLOB NOT NULL,
+        parent BLOB REFERENCES segment DEFERRABLE INITIALLY DEFERRED,
+        start INTEGER NOT NULL,
+        nbytes INTEGER NOT NULL,
+        ids BLOB NOT NULL
+    ) STRICT""",
+    "CREATE INDEX segment_parent ON segment (parent)",
+    """CREATE TABLE session (
+        id INTEGER PRIMARY KEY,
+        tenant BLOB NOT NULL,
+        root BLOB NOT NULL,
+        name BLOB NOT NULL,
+        segment BLOB REFERENCES segment DEFERRABLE INITIALLY DEFERRED,
+        row INTEGER,
+        tools_digest BLOB NOT NULL,
+        parent BLOB,
+        pinned INTEGER NOT NULL,
+        created REAL NOT NULL,
+        used REAL NOT NULL,
+        generation INTEGER NOT NULL,
+        UNIQUE (tenant, root, name)
+    ) STRICT""",
+    "CREATE INDEX session_segment ON session (segment)",
+    # `digest` is that of all spans up to this one: equal digests mean equal beginnings.
+    """CREATE TABLE span (
+        session INTEGER NOT NULL REFERENCES session ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        kind TEXT NOT NULL,
+        role BLOB NOT NULL,
+        text BLOB NOT NULL,
+        ids BLOB NOT NULL,
+        PRIMARY KEY (session, position)
+    ) STRICT, WITHOUT ROWID""",
+)

@@ -1,0 +1,98 @@
+"""Telemetry that only remembers, and telemetry that does not even do that."""
+
+from threading import Lock
+
+from attrs import define, field, frozen
+
+from agentcache.domain.request import Finish, Miss, Tier
+
+
+@frozen
+class TurnStarted:
+    """What `turn_started` was told."""
+
+    prompt: int
+    cached: int
+    tier: Tier
+    miss: Miss
+
+
+@frozen
+class TurnEnded:
+    """What `turn_ended` was told."""
+
+    finish: Finish
+    completion: int
+    seconds_to_first: float | None
+
+
+@define(eq=False)
+class RecordingTelemetry:
+    """Telemetry that can be asked afterwards; counts are totals, `levels` the last gauges."""
+
+    tokens_forwarded: int = 0
+    started: list[TurnStarted] = field(factory=list)
+    ended: list[TurnEnded] = field(factory=list)
+    segments_stored: int = 0
+    bytes_stored: int = 0
+    evictions: list[tuple[Tier, int, int]] = field(factory=list)
+    problems: list[str] = field(factory=list)
+    levels: dict[str, float] = field(factory=dict)
+    _lock: Lock = field(factory=Lock, repr=False)
+
+    def forwarded(self, tokens: int) -> None:
+        """Add to `tokens_forwarded`."""
+        with self._lock:
+            self.tokens_forwarded += tokens
+
+    def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
+        """Append to `started`."""
+        self.started.append(TurnStarted(prompt, cached, tier, miss))
+
+    def turn_ended(self, finish: Finish, completion: int, seconds_to_first: float | None) -> None:
+        """Append to `ended`."""
+        self.ended.append(TurnEnded(finish, completion, seconds_to_first))
+
+    def stored(self, segments: int, nbytes: int) -> None:
+        """Add to `segments_stored` and `bytes_stored`."""
+        with self._lock:
+            self.segments_stored += segments
+            self.bytes_stored += nbytes
+
+    def evicted(self, tier: Tier, segments: int, nbytes: int) -> None:
+        """Append to `evictions`."""
+        self.evictions.append((tier, segments, nbytes))
+
+    def corrupt(self, problem: str) -> None:
+        """Append to `problems`."""
+        self.problems.append(problem)
+
+    def gauges(self, values: dict[str, float]) -> None:
+        """Take over into `levels`."""
+        with self._lock:
+            self.levels.update(values)
+
+
+class NullTelemetry:
+    """Telemetry that nobody looks at."""
+
+    def forwarded(self, tokens: int) -> None:
+        """Forget it."""
+
+    def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
+        """Forget it."""
+
+    def turn_ended(self, finish: Finish, completion: int, seconds_to_first: float | None) -> None:
+        """Forget it."""
+
+    def stored(self, segments: int, nbytes: int) -> None:
+        """Forget it."""
+
+    def evicted(self, tier: Tier, segments: int, nbytes: int) -> None:
+        """Forget it."""
+
+    def corrupt(self, problem: str) -> None:
+        """Forget it."""
+
+    def gauges(self, values: dict[str, float]) -> None:
+        """Forget it."""
