@@ -96,6 +96,10 @@ class Lineage:
         """Encoded bytes of all segments in `tier`."""
         return self._bytes[tier]
 
+    def count(self, tier: Tier) -> int:
+        """How many segments are in `tier`."""
+        return len(self._order[tier])
+
     def resides(self, key: bytes, tier: Tier) -> bool:
         """Whether the segment is there and in `tier`."""
         node = self._nodes.get(key)

@@ -71,7 +71,7 @@ def _take_over(
     sequence.ids.extend(turn.ids[reuse:])
     turn.sequence, turn.cached, turn.tier = sequence, reuse, Tier.HOT
     turn.state = TurnState.READY
-    return Resize(sequence.number, reuse, sequence.capacity)
+    return Resize(turn.number, sequence.number, reuse, sequence.capacity)
 
 
 def _begin(turn: Turn, match: Match, capacity: int, hot: HotTier, lineage: Lineage) -> Start | None:

@@ -76,8 +76,9 @@ class Start:
 
 @frozen
 class Resize:
-    """Make sequence `sequence` hold exactly its first `length` rows, with room for `capacity`."""
+    """Make the sequence of `turn` hold its first `length` rows only, with room for `capacity`."""
 
+    turn: int
     sequence: int
     length: int
     capacity: int

@@ -108,6 +108,13 @@ class Planner:
             self._withdraw(turn)
             self._queue.push_front(turn)
 
+    def fail(self, number: int, problem: str) -> None:
+        """The turn's `Start` or `Resize` could not be carried out."""
+        turn = self._running[number]
+        self.lineage.release(turn.leased)
+        turn.leased = ()
+        self._end(turn, Finish.FAILED, problem)
+
     def apply(self, result: StepResult) -> None:
         """Take the result of the oldest step that is not applied yet."""
         plan = self._flying.popleft()
@@ -332,7 +339,9 @@ class Planner:
                 if victim is turn:
                     break
             else:
-                grown.append(Resize(turn.live.number, turn.live.rows, turn.live.capacity))
+                grown.append(
+                    Resize(turn.number, turn.live.number, turn.live.rows, turn.live.capacity)
+                )
         return tuple(grown), tuple(preempted)
 
     def _is_full(self, turn: Turn) -> bool:

@@ -40,12 +40,12 @@ class Span:
     text: str
     ids: "Tokens[int]" = field(eq=False)
 
-    def says(self, other: RenderedSpan) -> bool:
+    def says(self, other: "RenderedSpan | Span") -> bool:
         """Whether both are the same kind and the same text: then the ids may be adopted."""
         return self.kind is other.kind and self.text == other.text
 
 
-def matching_spans(known: Sequence[Span], rendered: Sequence[RenderedSpan]) -> int:
+def matching_spans(known: Sequence[Span], rendered: Sequence[RenderedSpan | Span]) -> int:
     """How many leading spans of `rendered` are said by `known`, kind for kind, text for text."""
     for count, (old, new) in enumerate(zip(known, rendered, strict=False)):
         if not old.says(new):

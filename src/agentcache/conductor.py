@@ -1,0 +1,289 @@
+"""What one round of the engine thread does: plan, carry out, collect, apply, tell.
+
+Nothing here knows threads: whoever calls `round` again and again is the engine thread.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from attrs import define, field
+
+from agentcache.domain.errors import AgentCacheError
+from agentcache.domain.events import Ended
+from agentcache.domain.notices import Notice, Placed, Refused, Token
+from agentcache.domain.plan import (
+    Park,
+    Plan,
+    Resize,
+    SequenceFailed,
+    Start,
+    StepPlan,
+    StepResult,
+)
+from agentcache.domain.planner import Planner
+from agentcache.domain.request import Finish, Tier, TurnRequest
+from agentcache.domain.session import SessionKey
+from agentcache.domain.spans import Span, concatenated
+from agentcache.domain.tokens import common_prefix
+from agentcache.domain.turn import Turn
+from agentcache.fetcher import Fetched, Fetcher
+from agentcache.keeper import Keeper, Post
+from agentcache.ports.clock import Clock
+from agentcache.ports.engine import Engine
+from agentcache.ports.telemetry import Telemetry
+from agentcache.ports.tokenizer import Tokenizer
+from agentcache.rendering import PromptBuilder
+from agentcache.speech import Emit, Speech
+from agentcache.succession import session_key, successor
+
+log = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Conductor:
+    """Drives the planner, the engine, the fetcher and the keeper for one model.
+
+    With `durable`, a turn's Ended is told after the commit of what it left behind; else before.
+    """
+
+    engine: Engine
+    planner: Planner
+    keeper: Keeper
+    fetcher: Fetcher
+    tokenizer: Tokenizer
+    builder: PromptBuilder
+    clock: Clock
+    telemetry: Telemetry
+    post: Post
+    durable: bool = True
+    _speeches: dict[int, Speech] = field(factory=dict, init=False)
+    _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
+    _flying: list[StepPlan] = field(factory=list, init=False)
+
+    def enqueue(self, request: TurnRequest, emit: Emit) -> int:
+        """Let a turn wait for its place; `emit` is told what becomes of it. Raises what
+        `Planner.enqueue` raises.
+        """
+        now = self.clock.monotonic()
+        turn = self.planner.enqueue(request, now)
+        detokenizer = self.tokenizer.detokenizer()
+        self._speeches[turn.number] = Speech(request, emit, now, detokenizer)
+        return turn.number
+
+    def round(self) -> bool:
+        """Do what can be done now; False when there is nothing to do until something comes in."""
+        plan = self.planner.plan(self.clock.monotonic())
+        self._carry_out(plan)
+        self._tell()
+        if plan.park:
+            return True
+        if self._flying and (plan.step is None or len(self._flying) >= self._depth):
+            self._collect()
+            self._tell()
+            return True
+        return not plan.idle
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no turn waits or runs, and nothing is being written."""
+        return not self.planner.turns and not self._flying and not self.keeper.is_writing
+
+    def levels(self) -> dict[str, float]:
+        """The gauges, as they are now."""
+        lineage = self.keeper.lineage
+        return {
+            "queued": self.planner.waiting,
+            "running": self.planner.running,
+            "sessions": len(self.keeper.registry),
+            "hot_bytes": self.engine.held_bytes(),
+            "warm_bytes": lineage.nbytes(Tier.WARM),
+            "cold_bytes": self.keeper.cold_bytes,
+        }
+
+    def cancel_all(self) -> None:
+        """Stop every turn, wherever it is."""
+        for number in tuple(self.planner.turns):
+            self.planner.cancel(number)
+
+    def fail_all(self, error: AgentCacheError) -> None:
+        """The engine thread ends: tell everybody who still waits for something."""
+        for speech in self._speeches.values():
+            speech.emit(error)
+        self._speeches.clear()
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every owner of state agrees with itself and the others."""
+        self.planner.check_integrity()
+        self.keeper.check_integrity()
+
+    def close(self) -> None:
+        """Finish what is being read and written, and drop the model."""
+        self.fetcher.close()
+        self.keeper.writer.close()
+        self.engine.close()
+
+    @property
+    def _depth(self) -> int:
+        return self.planner.limits.in_flight
+
+    # -- carrying out ------------------------------------------------------------------------
+
+    def _carry_out(self, plan: Plan) -> None:
+        for park in plan.park:
+            self._keep(park)
+        for sequence in plan.drop:
+            self.engine.drop(sequence)
+        for start in plan.start:
+            self._guarded(start.turn, partial(self._begin, start))
+        for resize in plan.resize:
+            self._guarded(resize.turn, partial(self._resize, resize))
+        if plan.step is not None:
+            self._submit(plan.step)
+
+    def _guarded(self, turn: int, action: Callable[[], None]) -> bool:
+        """Whether `action` went well; a failure ends this turn alone."""
+        try:
+            action()
+        except Exception as error:
+            log.exception("turn %d could not be prepared", turn)
+            self.planner.fail(turn, _say(error))
+            return False
+        return True
+
+    def _begin(self, start: Start) -> None:
+        rows = self.engine.start(start.sequence, start.capacity, start.restore)
+        if start.restore:
+            warm = self.keeper.warm
+            self.fetcher.fetch(
+                start.steps,
+                warm,
+                rows,
+                lambda found: self.post(lambda: self._fetched(start, found)),
+            )
+
+    def _resize(self, resize: Resize) -> None:
+        self.engine.trim(resize.sequence, resize.length)
+        self.engine.grow(resize.sequence, resize.capacity)
+
+    def _fetched(self, start: Start, found: Fetched) -> None:
+        self.keeper.promote(found.read)
+        if found.failed:
+            self.keeper.discard(found.failed)
+            self.planner.fetch_failed(start.turn)
+            return
+        if self._guarded(start.turn, lambda: self.engine.adopt(start.sequence, start.restore)):
+            self.planner.fetched(start.turn)
+
+    def _submit(self, step: StepPlan) -> None:
+        self._flying.append(step)
+        try:
+            self.engine.submit(step)
+        except Exception as error:
+            log.exception("step %d could not be submitted", step.number)
+            self._flying.remove(step)
+            self.planner.apply(_all_failed(step, error))
+
+    def _collect(self) -> None:
+        step = self._flying.pop(0)
+        try:
+            result = self.engine.collect()
+        except Exception as error:
+            log.exception("step %d failed", step.number)
+            result = _all_failed(step, error)
+        self.telemetry.forwarded(result.forwarded)
+        self.planner.apply(result)
+
+    # -- keeping -----------------------------------------------------------------------------
+
+    def _keep(self, park: Park) -> None:
+        path = self.keeper.keep(self.engine, park)
+        if park.turn is None:
+            self.keeper.write(path, None)
+            return
+        turn = self.planner.turns[park.turn]
+        speech = self._speeches.pop(park.turn)
+        spans = self._spans.pop(park.turn, None)
+        ended = _ended(turn, speech)
+        self._count(turn, speech)
+        request = turn.request
+        if spans is None or not request.store:
+            owner = _heir(request) if request.store else None
+            self.planner.parked(turn.number, owner, self.clock.monotonic())
+            if request.store:
+                self.keeper.write(path, None)
+            speech.emit(ended)
+            return
+        key = session_key(request, self.keeper.registry)
+        before = self.keeper.registry.get(key)
+        session = successor(key, before, request, spans, path.cursor, self.clock.wall())
+        self.planner.parked(turn.number, key, self.clock.monotonic())
+        if self.durable:
+            self.keeper.write(path, session, lambda _durable: speech.emit(ended))
+        else:
+            self.keeper.write(path, session)
+            speech.emit(ended)
+
+    def _count(self, turn: Turn, speech: Speech) -> None:
+        first = None if speech.first_at is None else speech.first_at - speech.arrived
+        finish = turn.finish or Finish.FAILED
+        self.telemetry.turn_ended(finish, len(turn.sampled), first)
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        for notice in self.planner.take_notices():
+            self._tell_one(notice)
+
+    def _tell_one(self, notice: Notice) -> None:
+        if isinstance(notice, Refused):
+            self._speeches.pop(notice.turn).emit(notice.error)
+        elif isinstance(notice, Placed):
+            one = notice.admitted
+            self.telemetry.turn_started(one.prompt, one.cached, one.tier, one.miss)
+            self._speeches[notice.turn].emit(one)
+        else:
+            self._say(notice)
+
+    def _say(self, notice: Token) -> None:
+        turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]
+        stopped = speech.say(notice.token, self.clock.monotonic(), is_text=not notice.end)
+        if not stopped and turn.finish is None:
+            return
+        speech.close()
+        said = speech.sampled[:-1] if notice.end else speech.sampled
+        spans = self.builder.spans_after(turn.request.prompt, said, speech.text)
+        prompt = turn.request.prompt.tokens
+        keep = common_prefix(concatenated(spans), len(prompt), said, 0)
+        finish = Finish.STOP if stopped or speech.stop is not None else turn.finish or Finish.STOP
+        self.planner.finish(notice.turn, finish, keep)
+        self._spans[notice.turn] = spans
+
+
+def _heir(request: TurnRequest) -> SessionKey | None:
+    """Whose retry may go on from the rows of a turn that was not completed."""
+    identity = request.identity
+    if identity.exclusive and identity.name is not None:
+        return SessionKey(identity.tenant, request.root, identity.name)
+    return request.session
+
+
+def _ended(turn: Turn, speech: Speech) -> Ended:
+    return Ended(
+        turn.finish or Finish.FAILED,
+        len(turn.request.prompt),
+        turn.cached,
+        len(speech.sampled),
+        speech.stop,
+        turn.problem,
+    )
+
+
+def _all_failed(step: StepPlan, error: Exception) -> StepResult:
+    sequences = [chunk.sequence for chunk in step.prefill] + list(step.decode)
+    failed = tuple(SequenceFailed(one, _say(error)) for one in dict.fromkeys(sequences))
+    return StepResult(step.number, failed=failed)
+
+
+def _say(error: Exception) -> str:
+    return str(error) if isinstance(error, AgentCacheError) else type(error).__name__

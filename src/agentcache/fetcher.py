@@ -1,0 +1,110 @@
+"""The reader threads: rows from RAM or disk, verified and decoded straight into place."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from attrs import define, field, frozen
+
+from agentcache.domain.lineage import Step
+from agentcache.domain.segment import Segment
+from agentcache.domain.spec import CacheSpec
+from agentcache.ports.codec import Codec
+from agentcache.ports.payload import Payload
+from agentcache.ports.rows import Rows
+from agentcache.ports.segment_store import SegmentStore
+
+DECODE_ROWS = 512
+
+
+@frozen(eq=False)
+class Fetched:
+    """What came of a fetch: payloads that were read from disk, and what could not be used."""
+
+    read: tuple[tuple[Segment, Payload], ...] = ()
+    failed: tuple[tuple[Segment, Exception], ...] = ()
+
+
+@define(eq=False)
+class _Gathering:
+    """One fetch under way: how many parts are still to be done, and what was found so far."""
+
+    done: Callable[[Fetched], None]
+    open: int
+    read: list[tuple[Segment, Payload]] = field(factory=list)
+    failed: list[tuple[Segment, Exception]] = field(factory=list)
+    lock: threading.Lock = field(factory=threading.Lock)
+
+    def more(self, parts: int) -> None:
+        with self.lock:
+            self.open += parts
+
+    def finish_part(self) -> None:
+        with self.lock:
+            self.open -= 1
+            last = not self.open
+        if last:
+            self.done(Fetched(tuple(self.read), tuple(self.failed)))
+
+
+def _threads() -> int:
+    return max(2, min(8, os.cpu_count() or 2))
+
+
+@define(eq=False)
+class Fetcher:
+    """Restores paths of segments: every segment, and every DECODE_ROWS of it, a task of its own."""
+
+    spec: CacheSpec
+    codec: Codec
+    store: SegmentStore
+    threads: int = field(factory=_threads)
+    _pool: ThreadPoolExecutor = field(init=False)
+
+    @_pool.default
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, thread_name_prefix="agentcache-reader")
+
+    def fetch(
+        self,
+        steps: tuple[Step, ...],
+        warm: Mapping[bytes, Payload],
+        out: Rows,
+        done: Callable[[Fetched], None],
+    ) -> None:
+        """Decode all `steps` into `out`; `done` is called once at the end, on a reader thread.
+
+        Payloads that are not in `warm` are read. Every step is tried, whatever comes of the others.
+        """
+        job = _Gathering(done, len(steps))
+        for step in steps:
+            self._pool.submit(self._load, job, step, warm.get(step.segment.key), out)
+
+    def close(self) -> None:
+        """Finish what is under way and end the threads."""
+        self._pool.shutdown()
+
+    def _load(self, job: _Gathering, step: Step, payload: Payload | None, out: Rows) -> None:
+        try:
+            if payload is None:
+                payload = self.store.read(step.segment)
+                job.read.append((step.segment, payload))
+        except Exception as error:
+            job.failed.append((step.segment, error))
+            job.finish_part()
+            return
+        starts = range(step.segment.start, step.stop, DECODE_ROWS)
+        job.more(len(starts) - 1)
+        for start in starts[1:]:
+            self._pool.submit(self._decode, job, step, payload, out, start)
+        self._decode(job, step, payload, out, starts[0])
+
+    def _decode(self, job: _Gathering, step: Step, payload: Payload, out: Rows, start: int) -> None:
+        part = out.part(start, min(start + DECODE_ROWS, step.stop))
+        try:
+            self.codec.decode(self.spec, payload, part, first=start - step.segment.start)
+        except Exception as error:
+            job.failed.append((step.segment, error))
+        finally:
+            job.finish_part()

@@ -1,0 +1,71 @@
+"""One turn's sampled tokens on their way to becoming text."""
+
+from collections.abc import Callable
+
+from attrs import define, field
+
+from agentcache.domain.errors import AgentCacheError
+from agentcache.domain.events import Delta, Event
+from agentcache.domain.request import TurnRequest
+from agentcache.domain.stopping import StopMatcher
+from agentcache.domain.tokens import Tokens, tokens
+from agentcache.ports.tokenizer import Detokenizer
+
+Emit = Callable[[Event | AgentCacheError], None]
+
+
+@define(eq=False)
+class Speech:
+    """What one turn says: ids in, text out, never a part of a stop sequence.
+
+    `emit` takes events on the engine thread and must not block. `text` is all that was emitted.
+    """
+
+    request: TurnRequest
+    emit: Emit
+    arrived: float
+    _detokenizer: Detokenizer
+    sampled: "Tokens[int]" = field(factory=tokens, init=False)
+    first_at: float | None = field(default=None, init=False)
+    stop: str | None = field(default=None, init=False)
+    _parts: list[str] = field(factory=list, init=False)
+    _unreported: int = field(default=0, init=False)
+    _matcher: StopMatcher = field(init=False)
+
+    @_matcher.default
+    def _new_matcher(self) -> StopMatcher:
+        return StopMatcher(self.request.stop)
+
+    @property
+    def text(self) -> str:
+        """All text that was emitted."""
+        return "".join(self._parts)
+
+    def say(self, token: int, now: float, is_text: bool = True) -> bool:
+        """`token` was sampled. Returns whether a stop sequence ends the turn with it."""
+        self.first_at = now if self.first_at is None else self.first_at
+        self.sampled.append(token)
+        self._unreported += 1
+        if is_text:
+            self._push(self._detokenizer.add(token))
+        return self.stop is not None
+
+    def close(self) -> None:
+        """No more tokens: emit what was held back."""
+        if self.stop is None:
+            self._push(self._detokenizer.finish())
+        if self.stop is None:
+            self._deliver(self._matcher.finish())
+        if self._unreported:
+            self.emit(Delta("", self._unreported))
+            self._unreported = 0
+
+    def _push(self, text: str) -> None:
+        certain, self.stop = self._matcher.push(text)
+        self._deliver(certain)
+
+    def _deliver(self, text: str) -> None:
+        if text:
+            self._parts.append(text)
+            self.emit(Delta(text, self._unreported))
+            self._unreported = 0

@@ -1,0 +1,44 @@
+"""What a session becomes after a turn."""
+
+
+from agentcache.domain.registry import SessionRegistry
+from agentcache.domain.request import TurnRequest
+from agentcache.domain.session import Cursor, Session, SessionKey
+from agentcache.domain.spans import Span, matching_spans
+
+NAMELESS = "~"  # how the names of sessions begin that nobody named
+
+
+def session_key(request: TurnRequest, registry: SessionRegistry) -> SessionKey:
+    """The session that the turn leaves behind.
+
+    An exclusive name is its own session, whatever it said before. Anybody else goes on with the
+    session that it wholly continues; a divergence makes a branch, under a name of its own.
+    """
+    identity = request.identity
+    if identity.exclusive and identity.name is not None:
+        return SessionKey(identity.tenant, request.root, identity.name)
+    known = registry.get(request.session) if request.session else None
+    if known is not None and _continues(request, known):
+        return known.key
+    hinted = SessionKey(identity.tenant, request.root, f"{NAMELESS}{identity.name}")
+    if identity.name is not None and registry.get(hinted) is None:
+        return hinted
+    return SessionKey(identity.tenant, request.root, f"{NAMELESS}{request.id}")
+
+
+def successor(
+    key: SessionKey,
+    before: Session | None,
+    request: TurnRequest,
+    spans: tuple[Span, ...],
+    cursor: Cursor | None,
+    now: float,
+) -> Session:
+    """The session `key` after the turn; `now` is in wall-clock seconds."""
+    base = before or Session(key, created=now)
+    return base.succeeded(spans, cursor, request.prompt.tools_digest, now)
+
+
+def _continues(request: TurnRequest, known: Session) -> bool:
+    return matching_spans(known.spans, request.prompt.spans) == len(known.spans)

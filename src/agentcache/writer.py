@@ -1,0 +1,122 @@
+"""The store thread: everything that changes a home is done here, in the order it was asked for."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from attrs import define, field, frozen
+
+from agentcache.domain.segment import Segment
+from agentcache.ports.payload import Payload
+from agentcache.ports.segment_store import SegmentStore
+from agentcache.ports.session_store import Catalogue, Commit, SessionStore
+
+MOST_WAITING_BYTES = 1 << 30
+
+
+@frozen
+class Job:
+    """One durable change: the payloads of `commit.add`, the commit, the payloads to forget.
+
+    `corrupt` payloads are set aside instead of being deleted. `done` is called on the store thread
+    with None, or with what went wrong; nothing of the commit has happened then.
+    """
+
+    commit: Commit
+    payloads: tuple[tuple[Segment, Payload], ...] = ()
+    corrupt: tuple[bytes, ...] = ()
+    done: Callable[[Exception | None], None] = field(default=lambda _error: None, eq=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes to be written."""
+        return sum(payload.nbytes for _, payload in self.payloads)
+
+
+@define(eq=False)
+class Writer:
+    """Runs jobs one after another. Whoever asks waits while too many bytes are waiting already."""
+
+    segments: SegmentStore
+    sessions: SessionStore
+    most_waiting_bytes: int = MOST_WAITING_BYTES
+    _jobs: "deque[Job]" = field(factory=deque, init=False)
+    _changed: threading.Condition = field(factory=threading.Condition, init=False)
+    _waiting_bytes: int = field(default=0, init=False)
+    _closed: bool = field(default=False, init=False)
+    _opened: "Future[Catalogue]" = field(factory=Future, init=False)
+    _thread: threading.Thread = field(init=False)
+
+    @_thread.default
+    def _not_started(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="agentcache-store", daemon=True)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Payload bytes of jobs that are not done."""
+        return self._waiting_bytes
+
+    def open(self) -> Catalogue:
+        """Start the thread; returns what the home holds, once everything else is swept out of it.
+
+        Raises what the stores raise when the home cannot be read.
+        """
+        self._thread.start()
+        return self._opened.result()
+
+    def submit(self, job: Job) -> None:
+        """Ask for `job`; blocks while more than `most_waiting_bytes` wait, unless none does."""
+        with self._changed:
+            self._changed.wait_for(self._has_room)
+            if self._closed:
+                raise RuntimeError("the store thread is closed")
+            self._jobs.append(job)
+            self._waiting_bytes += job.nbytes
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Do everything that was asked for, then close the catalogue and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _has_room(self) -> bool:
+        return self._closed or self._waiting_bytes <= self.most_waiting_bytes
+
+    def _run(self) -> None:
+        try:
+            catalogue = self.sessions.load()
+            self.segments.sweep(segment.key for segment in catalogue.segments)
+        except Exception as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(catalogue)
+        while (job := self._next()) is not None:
+            error = self._attempt(job)
+            with self._changed:
+                self._waiting_bytes -= job.nbytes
+                self._changed.notify_all()
+            job.done(error)
+        self.sessions.close()
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            return self._jobs.popleft() if self._jobs else None
+
+    def _attempt(self, job: Job) -> Exception | None:
+        try:
+            for segment, payload in job.payloads:
+                self.segments.put(segment, payload)
+            self.sessions.commit(job.commit)
+            for key in job.commit.drop:
+                if key not in job.corrupt:
+                    self.segments.delete(key)
+            for key in job.corrupt:
+                self.segments.quarantine(key)
+        except Exception as error:
+            return error
+        return None
