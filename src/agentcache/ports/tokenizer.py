@@ -32,8 +32,11 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def encode(self, span: RenderedSpan) -> "Tokens[int]":
-        """The ids of one span: exactly one id for control, any number for content."""
+    def encode(self, span: RenderedSpan, first: bool = False) -> "Tokens[int]":
+        """The ids of one span: exactly one id for control, any number for content.
+
+        `first` tells that nothing stands before it: some tokenizers put a space there.
+        """
         ...
 
     def control(self, token: int) -> str | None:
