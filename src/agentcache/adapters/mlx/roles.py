@@ -1,0 +1,113 @@
+"""Whose words a rendered span carries, found by walking the messages in order."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from attrs import define, field
+
+from agentcache.domain.conversation import Conversation, Message
+from agentcache.domain.spans import RenderedSpan, SpanKind
+from agentcache.domain.spellings import Spellings
+
+_LOOKAHEAD = 64  # pieces that a template may have left out in a row
+_HEADER = re.compile(r"\s*(\w+)")
+_HEADERS = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+}
+
+
+def role_of(message: Message) -> str:
+    """The role as templates know it: developer is read as system."""
+    return "system" if message.role == "developer" else message.role
+
+
+def labelled(
+    pieces: Sequence[tuple[SpanKind, str]],
+    conversation: Conversation,
+    spellings: Spellings,
+    generation_prompt: bool,
+) -> tuple[RenderedSpan, ...]:
+    """The pieces as spans. Control has no role; the generation prompt is the assistant's.
+
+    A content span is of the role whose message is found in it first. Where none is, the role is
+    the one that it names, or that of the content before.
+    """
+    walk = _Walk(tuple(_said(conversation, spellings)))
+    spans, last = [], "system"
+    for kind, text in pieces:
+        role = "" if kind is SpanKind.CONTROL else walk.role(text) or last
+        last = role or last
+        spans.append(RenderedSpan(kind, role, text))
+    if generation_prompt and spans and walk.idle and spans[-1].kind is SpanKind.CONTENT:
+        spans[-1] = RenderedSpan(SpanKind.CONTENT, "assistant", spans[-1].text)
+    return tuple(spans)
+
+
+@define(eq=False)
+class _Walk:
+    """What was said, as (role, text), and how far it was found. `idle`: not in the last text."""
+
+    said: Sequence[tuple[str, str]]
+    idle: bool = False
+    _next: int = field(default=0, init=False)
+
+    def role(self, text: str) -> str:
+        header = _HEADER.match(text)
+        named = _HEADERS.get(header[1].lower(), "") if header else ""
+        self.idle = True
+        if named and header and not text[header.end() :].strip():
+            return named
+        found, at = "", 0
+        while (step := self._find(text, at)) is not None:
+            index, at = step
+            found = found or self.said[index][0]
+            self._next, self.idle = index + 1, False
+        return found or named
+
+    def _find(self, text: str, at: int) -> tuple[int, int] | None:
+        """The next thing said that is in `text` after `at`, and where it ends there."""
+        for index in range(self._next, min(self._next + _LOOKAHEAD, len(self.said))):
+            said = self.said[index][1]
+            if (start := text.find(said, at)) >= 0:
+                return index, start + len(said)
+        return None
+
+
+def _said(conversation: Conversation, spellings: Spellings) -> Iterator[tuple[str, str]]:
+    """Everything said, in the pieces in which it can be found again."""
+    first = 1 if conversation.messages and role_of(conversation.messages[0]) == "system" else 0
+    yield from _spoken("system", conversation.messages[:first], spellings)
+    yield from (("system", name) for name in _first_tool(conversation))
+    for message in conversation.messages[first:]:
+        yield from _spoken(role_of(message), (message,), spellings)
+
+
+def _spoken(
+    role: str, messages: Iterable[Message], spellings: Spellings
+) -> Iterator[tuple[str, str]]:
+    for message in messages:
+        pieces: Iterable[tuple[SpanKind, str]] = ((SpanKind.CONTENT, message.content),)
+        if role == "assistant":
+            pieces = spellings.split(message.content)
+        for kind, text in pieces:
+            if kind is SpanKind.CONTENT and text.strip():
+                yield role, text.strip()
+        yield from ((role, call.name) for call in message.tool_calls)
+
+
+def _first_tool(conversation: Conversation) -> Iterator[str]:
+    """As every template that writes tools at all writes them in order, one name is enough."""
+    for tool in conversation.tools[:1]:
+        function = tool.get("function", tool)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str) and name:
+            yield json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,121 @@
+"""What was said, as the fields a chat template reads, with every control spelling hidden."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from attrs import frozen
+
+from agentcache.adapters.mlx.chat_template import Fields
+from agentcache.adapters.mlx.roles import role_of
+from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.spellings import Spellings, unused_mark
+from agentcache.domain.tools import canonical, canonical_tools
+
+ROLES = ("system", "user", "assistant", "tool")
+Arguments = Literal["text", "mapping"]
+_Hide = Callable[[str], str]
+
+
+@frozen
+class Said:
+    """The fields of one conversation; `mark` is in every hidden spelling."""
+
+    mark: str
+    messages: tuple[Fields, ...]
+    tools: tuple[Fields, ...]
+
+
+def said(conversation: Conversation, spellings: Spellings, arguments: Arguments) -> Said:
+    """Hide what could steer. `arguments` of tool calls are given as the text it is, or parsed.
+
+    Raises InvalidRequest for a role that no template knows, and for text that is no Unicode.
+    """
+    if not conversation.messages:
+        raise InvalidRequest("there must be at least one message", "messages")
+    tools = canonical_tools(conversation.tools)
+    mark = unused_mark(_checked(conversation, tools))
+    return Said(
+        mark=mark,
+        messages=tuple(
+            _message(message, spellings, mark, arguments) for message in conversation.messages
+        ),
+        tools=tuple(_hidden(tool, lambda text: spellings.hidden(text, mark)) for tool in tools),
+    )
+
+
+def _message(message: Message, spellings: Spellings, mark: str, arguments: Arguments) -> Fields:
+    role = role_of(message)
+
+    def hide(text: str) -> str:
+        return spellings.hidden(text, mark)
+
+    content = spellings.hidden(message.content, mark, speaks=role == "assistant")
+    fields: dict[str, Any] = {"role": role, "content": content}
+    if message.name is not None:
+        fields["name"] = hide(message.name)
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = hide(message.tool_call_id)
+    if message.tool_calls:
+        fields["tool_calls"] = [_call(call, hide, arguments) for call in message.tool_calls]
+    return fields
+
+
+def _call(call: ToolCall, hide: _Hide, arguments: Arguments) -> Fields:
+    given: Json = call.arguments
+    if arguments == "mapping":
+        given = _parsed(call.arguments)
+    function = {"name": hide(call.name), "arguments": _hidden(given, hide)}
+    return {"id": hide(call.id), "type": "function", "function": function}
+
+
+def _parsed(arguments: str) -> Json:
+    """A JSON object in the order its author wrote it; any other text as it is."""
+    try:
+        value: Json = json.loads(arguments)
+        canonical(value)  # refuses what is nested too deep to walk
+        json.dumps(value, ensure_ascii=False).encode()  # and this, escaped lone surrogates
+    except (ValueError, RecursionError, InvalidRequest):
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def _hidden(value: Json, hide: _Hide) -> Any:
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, Mapping):
+        return {hide(key): _hidden(one, hide) for key, one in value.items()}
+    if isinstance(value, Sequence):
+        return [_hidden(one, hide) for one in value]
+    return value
+
+
+def _checked(conversation: Conversation, tools: Sequence[Json]) -> Iterator[str]:
+    for number, message in enumerate(conversation.messages):
+        if role_of(message) not in ROLES:
+            problem = f"messages[{number}] has the unknown role {message.role!r}"
+            raise InvalidRequest(problem, f"messages[{number}].role")
+        for text in _texts(message):
+            yield _encodable(text, f"messages[{number}]")
+    for number, tool in enumerate(tools):
+        yield _encodable(json.dumps(tool, ensure_ascii=False), f"tools[{number}]")
+
+
+def _texts(message: Message) -> Iterator[str]:
+    yield message.content
+    yield message.name or ""
+    yield message.tool_call_id or ""
+    for call in message.tool_calls:
+        yield from (call.id, call.name, call.arguments)
+
+
+def _encodable(text: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = (
+            f"{place} holds a lone surrogate (U+{ord(text[error.start]):04X}), not a character"
+        )
+        raise InvalidRequest(problem, place) from error
+    return text

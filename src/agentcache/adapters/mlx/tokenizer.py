@@ -1,0 +1,164 @@
+"""The tokenizer of an MLX folder: its vocabulary, its added tokens, its chat template."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import evolve, field, frozen
+from jinja2 import TemplateError
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from agentcache.adapters.mlx.chat_template import ChatTemplate
+from agentcache.adapters.mlx.content import ContentEncoder
+from agentcache.adapters.mlx.detokenizer import Decoding
+from agentcache.adapters.mlx.roles import labelled
+from agentcache.adapters.mlx.said import Arguments, said
+from agentcache.domain.conversation import Conversation, Message, ToolCall
+from agentcache.domain.errors import IntegrityError, InvalidRequest, ModelError
+from agentcache.domain.spans import RenderedSpan, SpanKind
+from agentcache.domain.spellings import ControlToken, Spellings, unmarked
+from agentcache.domain.tokens import Tokens, tokens
+from agentcache.ports.tokenizer import Detokenizer
+
+# Tags that some vocabularies hold as tokens of their own, for text (Gemma).
+_HTML = re.compile(
+    r"</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code"
+    r"|p|a|li|ul|ol|br|hr|pre|div|span|img)>"
+)
+
+
+@frozen(eq=False)
+class MLXTokenizer:
+    """A Tokenizer over a Hugging Face one. Nothing of it changes once it is made.
+
+    Added tokens are control when they are special or look like mark-up (`<think>`, `[CALL]`); runs
+    of white space, words and HTML tags are text that got a token of its own.
+    """
+
+    template: ChatTemplate
+    spellings: Spellings
+    content: ContentEncoder
+    decoding: Decoding
+    arguments: Arguments = "text"
+    _control: Mapping[int, str] = field(init=False)
+
+    @_control.default
+    def _by_id(self) -> Mapping[int, str]:
+        return {token.id: token.text for token in self.spellings.tokens.values()}
+
+    @classmethod
+    def of(
+        cls,
+        backend: Backend,
+        chat_template: str | Mapping[str, str] | None,
+        variables: Mapping[str, str],
+    ) -> "MLXTokenizer":
+        """Wrap `backend`. `variables` are the named special tokens that a template may use."""
+        added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
+        text_tokens = {id_: token for id_, token in added.items() if not _steers(token)}
+        control = {id_: token for id_, token in added.items() if id_ not in text_tokens}
+        texts = {id_: token.content for id_, token in control.items()}
+        silent = frozenset(id_ for id_, token in added.items() if token.special)
+        preamble = "" if chat_template else _preamble(backend, texts)
+        tokenizer = cls(
+            template=ChatTemplate.of(chat_template, {**variables, "preamble": preamble}),
+            spellings=Spellings.of(_spelled(id_, token) for id_, token in control.items()),
+            content=ContentEncoder.of(backend, text_tokens, texts),
+            decoding=Decoding.of(
+                backend, {id_: token.content for id_, token in added.items()}, silent
+            ),
+        )
+        return evolve(tokenizer, arguments=_arguments(tokenizer))
+
+    def render(
+        self, conversation: Conversation, generation_prompt: bool = True
+    ) -> tuple[RenderedSpan, ...]:
+        fields = said(conversation, self.spellings, self.arguments)
+        text = self.template.render(fields.messages, fields.tools, generation_prompt)
+        pieces = [
+            (kind, unmarked(piece, fields.mark)) for kind, piece in self.spellings.split(text)
+        ]
+        return labelled(pieces, conversation, self.spellings, generation_prompt)
+
+    def encode(self, span: RenderedSpan, first: bool = False) -> "Tokens[int]":
+        if span.kind is SpanKind.CONTENT:
+            return self.content.encode(span.text, first)
+        token = self.spellings.tokens.get(span.text)
+        if token is None:
+            raise IntegrityError(f"{span.text!r} is no control token of this model")
+        return tokens((token.id,))
+
+    def control(self, token: int) -> str | None:
+        return self._control.get(token)
+
+    def detokenizer(self) -> Detokenizer:
+        return self.decoding.stream()
+
+
+def load(folder: Path) -> MLXTokenizer:
+    """The tokenizer in `folder`. Raises ModelError when there is none that can be used."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it asks for PyTorch
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        backend = getattr(found, "backend_tokenizer", None)
+        if not isinstance(backend, Backend):
+            raise ModelError(str(folder), "it has no tokenizer.json", _CONVERT)
+        backend.no_truncation()
+        backend.no_padding()
+        return MLXTokenizer.of(backend, found.chat_template, found.special_tokens_map)
+    except TemplateError as error:
+        raise ModelError(str(folder), f"its chat template is broken: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(str(folder), f"its tokenizer cannot be loaded: {error}") from error
+
+
+_CONVERT = "Convert it to a fast tokenizer with transformers' save_pretrained"
+
+
+def _steers(token: AddedToken) -> bool:
+    text = token.content
+    if token.special:
+        return True
+    return (
+        len(text) > 1
+        and not _is_word(text[0])
+        and not _is_word(text[-1])
+        and not (_HTML.fullmatch(text))
+    )
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char.isspace() or char in "_\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def _spelled(id_: int, token: AddedToken) -> ControlToken:
+    return ControlToken(token.content, id_, token.special, token.lstrip, token.rstrip)
+
+
+def _preamble(backend: Backend, control: Mapping[int, str]) -> str:
+    """What the tokenizer itself puts before a text; templates write it on their own."""
+    before = ""
+    for token in backend.encode("a").ids:
+        if token not in control:
+            break
+        before += control[token]
+    return before
+
+
+def _arguments(tokenizer: MLXTokenizer) -> Arguments:
+    """Whether the template writes the arguments of a tool call as they are, if they are text.
+
+    That keeps them as the model wrote them. Other templates want them parsed.
+    """
+    text = '{"a":  1}'
+    call = ToolCall("call00001", "probe", text)
+    asked = Message("user", "x"), Message("assistant", "", tool_calls=(call,))
+    try:
+        spans = tokenizer.render(Conversation(asked), generation_prompt=False)
+    except InvalidRequest:
+        return "mapping"
+    return "text" if any(text in span.text for span in spans) else "mapping"
