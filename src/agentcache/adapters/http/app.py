@@ -1,0 +1,54 @@
+"""The ASGI application: a literal list of routes around a service."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentcache.adapters.http.edge import Edge
+from agentcache.adapters.http.errors import TABLE, answer_error, answer_http_error
+from agentcache.adapters.http.health import HealthChecks
+from agentcache.adapters.http.models import Models
+from agentcache.adapters.http.openai_chat import OpenAIChat
+from agentcache.adapters.http.request_scope import RequestScope
+
+
+class Exposition(Protocol):
+    """Metrics in some text format."""
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The metrics as they are now, and their media type."""
+        ...
+
+
+def create_app(edge: Edge, metrics: Exposition | None = None) -> Starlette:
+    """The application, ready to be served or mounted; it starts and stops nothing itself."""
+    chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
+    routes = [
+        Route("/v1/chat/completions", chat.create, methods=["POST"]),
+        Route("/v1/models", models.list),
+        Route("/v1/models/{model:path}", models.get),
+        Route("/health", health.ready),
+        Route("/health/live", health.live),
+        Route("/health/ready", health.ready),
+        Route("/health/startup", health.startup),
+    ]
+    if metrics is not None:
+        routes.append(Route("/metrics", _metrics(metrics)))
+    handlers = {HTTPException: answer_http_error} | dict.fromkeys(TABLE, answer_error)
+    return Starlette(
+        routes=routes, middleware=[Middleware(RequestScope, edge)], exception_handlers=handlers
+    )
+
+
+def _metrics(metrics: Exposition) -> Callable[[Request], Awaitable[Response]]:
+    async def get(_request: Request) -> Response:
+        body, media_type = metrics.exposition()
+        return Response(body, media_type=media_type)
+
+    return get

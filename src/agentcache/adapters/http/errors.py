@@ -1,0 +1,119 @@
+"""How errors look on the wire: one table from error to status, one shape for all of them."""
+
+import math
+from typing import Literal
+
+import msgspec
+import structlog
+from attrs import frozen
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentcache.domain.errors import (
+    InvalidRequest,
+    ModelError,
+    Overloaded,
+    PromptTooLong,
+    TurnCancelled,
+    TurnFailed,
+    Unavailable,
+    UnknownAgent,
+)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
+ErrorType = Literal[
+    "invalid_request_error",
+    "not_found_error",
+    "rate_limit_error",
+    "overloaded_error",
+    "server_error",
+]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong. `param` names the offending field as a path (`messages[0].content`)."""
+
+    message: str
+    type: ErrorType
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success, as OpenAI clients read it."""
+
+    error: ErrorDetail
+
+
+@frozen
+class _Row:
+    status: int
+    type: ErrorType
+    code: str | None = None
+
+
+TABLE: dict[type[Exception], _Row] = {
+    InvalidRequest: _Row(400, "invalid_request_error"),
+    PromptTooLong: _Row(400, "invalid_request_error", "context_length_exceeded"),
+    ModelError: _Row(404, "not_found_error", "model_not_found"),
+    UnknownAgent: _Row(404, "not_found_error", "agent_not_found"),
+    Overloaded: _Row(429, "rate_limit_error", "overloaded"),
+    Unavailable: _Row(503, "overloaded_error", "unavailable"),
+    TurnCancelled: _Row(503, "overloaded_error", "turn_cancelled"),
+    TurnFailed: _Row(500, "server_error", "turn_failed"),
+}
+INTERNAL = ErrorBody(
+    ErrorDetail(
+        "the server failed on this request; its log says why", "server_error", None, "internal"
+    )
+)
+
+
+def reported(error: Exception) -> ErrorBody:
+    """The wire form of `error`. One that is not in the table is logged, and nothing of it told."""
+    row = _row(error)
+    if row is None:
+        _log.error("request failed", exc_info=error)
+        return INTERNAL
+    param = error.param if isinstance(error, InvalidRequest) else None
+    return ErrorBody(ErrorDetail(str(error), row.type, param, row.code))
+
+
+async def answer_error(_request: object, error: Exception) -> Response:
+    """The response to any error; 500 for one that is not in the table."""
+    row = _row(error)
+    return error_response(row.status if row else 500, reported(error), _retry_headers(error))
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """The response to what Starlette and the body reader refuse: 404, 405, 413, 415."""
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code in {404, 405}:
+        message = f"there is no {request.method} {request.url.path}"
+    kind: ErrorType = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    body = ErrorBody(ErrorDetail(message, kind))
+    return error_response(error.status_code, body, dict(error.headers or {}))
+
+
+def error_response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> Response:
+    """An error as a JSON response."""
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def _row(error: Exception) -> _Row | None:
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
+
+
+def _retry_headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, Overloaded | Unavailable):
+        seconds = max(error.retry_after, 0.001)
+    elif isinstance(error, TurnCancelled):
+        seconds = 1.0
+    else:
+        return {}
+    return {
+        "retry-after": str(math.ceil(seconds)),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }

@@ -1,0 +1,157 @@
+"""From a chat completion request to an Ask; what cannot be honoured is refused by name."""
+
+from typing import Final
+
+import msgspec
+from starlette.datastructures import Headers
+
+from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.openai_types import (
+    ChatMessage,
+    ChatRequest,
+    Part,
+    Tool,
+)
+from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.request import Sampling
+from agentcache.service import Ask
+
+MAX_STOPS = 16
+# Values that ask for nothing beside what is done anyway; null always does.
+NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "service_tier": ("auto", "default"),
+    "prompt_cache_retention": (),
+    "prompt_cache_options": ({}, {"mode": "implicit"}),
+    "web_search_options": (),
+}
+
+
+def asked(request: ChatRequest, headers: Headers) -> Ask:
+    """What the service shall do. Raises InvalidRequest that names the parameter."""
+    _refuse_unsupported(request)
+    return Ask(
+        identity=identify(headers, prompt_cache_key=request.prompt_cache_key),
+        conversation=_conversation(request),
+        sampling=_sampling(request),
+        max_tokens=_max_tokens(request),
+        stop=_stops(request.stop),
+        store=request.store is not False,
+        timeout=None,
+    )
+
+
+def _refuse_unsupported(request: ChatRequest) -> None:
+    for name, neutral in NEUTRAL.items():
+        value = getattr(request, name)
+        if value is not None and value not in neutral:
+            raise InvalidRequest(f"{name} is not supported: leave it out", name)
+    _refuse_tools(request)
+    if request.stream_options is not None:
+        if not request.stream:
+            raise InvalidRequest("stream_options are only for streams", "stream_options")
+        if request.stream_options.include_obfuscation:
+            name = "stream_options.include_obfuscation"
+            raise InvalidRequest(f"{name} is not supported: leave it out", name)
+
+
+def _refuse_tools(request: ChatRequest) -> None:
+    """Tools can be shown to the model, but the calls it would make cannot be read back yet."""
+    if request.tools and request.tool_choice != "none":
+        problem = 'tool calls are not supported yet: leave tools out or set tool_choice to "none"'
+        raise InvalidRequest(problem, "tools")
+    if request.tool_choice not in (None, "none", "auto"):
+        raise InvalidRequest("tool_choice asks for a tool, and there is none", "tool_choice")
+
+
+def _conversation(request: ChatRequest) -> Conversation:
+    if not request.messages:
+        raise InvalidRequest("messages must not be empty", "messages")
+    for at, tool in enumerate(request.tools or ()):
+        try:
+            msgspec.convert(tool, Tool)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"not a function tool: {error}", f"tools[{at}]") from None
+    messages = (_message(each, f"messages[{at}]") for at, each in enumerate(request.messages))
+    return Conversation(tuple(messages), tuple(request.tools or ()))
+
+
+def _message(message: ChatMessage, at: str) -> Message:
+    for name in ("audio", "function_call"):
+        if getattr(message, name) is not None:
+            raise InvalidRequest(f"{name} in a message is not supported", f"{at}.{name}")
+    if message.role == "tool" and not message.tool_call_id:
+        raise InvalidRequest("a tool message needs a tool_call_id", f"{at}.tool_call_id")
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequest("only the assistant calls tools", f"{at}.tool_calls")
+    calls = tuple(
+        ToolCall(call.id, call.function.name, call.function.arguments)
+        for call in message.tool_calls or ()
+    )
+    role = "system" if message.role == "developer" else message.role
+    return Message(role, _content(message, at), message.name, calls, message.tool_call_id)
+
+
+def _content(message: ChatMessage, at: str) -> str:
+    """The text as it was written: parts follow one another with nothing between."""
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content is None:
+        if message.role != "assistant":
+            raise InvalidRequest("content is missing", f"{at}.content")
+        return message.refusal or ""
+    return "".join(_text(part, f"{at}.content[{n}]") for n, part in enumerate(content))
+
+
+def _text(part: Part, at: str) -> str:
+    if part.type not in {"text", "refusal"}:
+        raise InvalidRequest(f"content of type {part.type[:64]!r} is not supported: send text", at)
+    text = part.text if part.type == "text" else part.refusal
+    if text is None:
+        raise InvalidRequest(f"{part.type} is missing", f"{at}.{part.type}")
+    return text
+
+
+def _sampling(request: ChatRequest) -> Sampling:
+    """OpenAI's defaults: temperature 1, top_p 1. A seed of any size is folded to 64 bits."""
+    given = {
+        name: value
+        for name in ("temperature", "top_p", "top_k", "min_p")
+        if (value := getattr(request, name)) is not None
+    }
+    return Sampling(**given, seed=None if request.seed is None else request.seed % 2**64)
+
+
+def _max_tokens(request: ChatRequest) -> int | None:
+    old, new = request.max_tokens, request.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise InvalidRequest("max_tokens contradicts max_completion_tokens", "max_tokens")
+    name, limit = ("max_tokens", old) if new is None else ("max_completion_tokens", new)
+    if limit is not None and limit < 1:
+        raise InvalidRequest(f"{name} must be at least 1", name)
+    return limit
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"stop has {len(stops)} sequences, at most {MAX_STOPS} fit", "stop")
+    if not all(stops):
+        raise InvalidRequest("a stop sequence must not be empty", "stop")
+    return stops

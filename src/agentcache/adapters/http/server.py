@@ -1,0 +1,110 @@
+"""Serving the application: one socket, uvicorn on it, and an orderly stop."""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from attrs import define, field, frozen
+from starlette.types import ASGIApp
+
+from agentcache.adapters.http.edge import Edge
+from agentcache.domain.errors import AgentCacheError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CLOSING = 2  # seconds for connections whose turns were cancelled
+
+
+@frozen(str=False)
+class CannotListen(AgentCacheError):
+    """The address cannot be listened on."""
+
+    host: str
+    port: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.host}:{self.port}: {self.problem}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket. Raises CannotListen."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        problem = "another program does; choose another --port" if taken else error.strerror
+        raise CannotListen(host, port, problem or str(error)) from None
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients on this machine reach `listener`."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals to us: its own handlers raise them again when all is done."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@define(eq=False)
+class HttpServer:
+    """Serves `app` on `listener` until SIGTERM or SIGINT, then drains within `patience` seconds."""
+
+    app: ASGIApp
+    edge: Edge
+    listener: socket.socket
+    patience: float = 30.0
+    _stopping: asyncio.Task[None] | None = field(default=None, init=False)
+
+    async def run(self, on_ready: Callable[[str], None] = lambda _url: None) -> None:
+        """Serve; `on_ready` is told the address as soon as requests are answered."""
+        server = _Uvicorn(
+            uvicorn.Config(
+                self.app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_CLOSING,
+            )
+        )
+        with self._signals(server):
+            on_ready(url_of(self.listener))
+            await server.serve(sockets=[self.listener])
+
+    @contextmanager
+    def _signals(self, server: uvicorn.Server) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._stop, server)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _stop(self, server: uvicorn.Server) -> None:
+        """The first signal drains; a second one finds the system's own way, and kills."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        _log.info("stopping", patience=self.patience)
+        self._stopping = loop.create_task(self._drain(server))
+
+    async def _drain(self, server: uvicorn.Server) -> None:
+        try:
+            await self.edge.drain(self.patience)
+        finally:
+            server.should_exit = True
