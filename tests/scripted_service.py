@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
+from agentcache.domain.errors import TurnCancelled
 from agentcache.domain.events import Admitted, Delta, Ended
 from agentcache.domain.request import Finish, Miss, Tier
 from agentcache.domain.spec import CacheSpec, LayerSpec
@@ -20,6 +21,7 @@ from agentcache.service import Ask, Health
 CARD = ModelCard("tiny", b"\x01" * 32, CacheSpec((LayerSpec.full(1, 8),)), 512, 300, frozenset({2}))
 WARM = Admitted(7, 5, Tier.WARM, Miss.NONE)
 WELL = Health(True, True, True, {})
+Said = Delta | Ended | Exception | None  # None: it ends, and does not say so
 HELLO = (Delta("Hel", 1), Delta("", 1), Delta("lo", 1), Ended(Finish.STOP, 7, 5, 4))
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -32,9 +34,9 @@ class ScriptedTurn:
     admitted: Admitted
     cancelled: asyncio.Event = field(factory=asyncio.Event, init=False)
     over: bool = field(default=False, init=False)
-    _events: asyncio.Queue[Delta | Ended | Exception] = field(factory=asyncio.Queue, init=False)
+    _events: "asyncio.Queue[Said]" = field(factory=asyncio.Queue, init=False)
 
-    def tell(self, *events: Delta | Ended | Exception) -> None:
+    def tell(self, *events: Said) -> None:
         for event in events:
             self.over = self.over or not isinstance(event, Delta)
             self._events.put_nowait(event)
@@ -44,14 +46,15 @@ class ScriptedTurn:
             event = await self._events.get()
             if isinstance(event, Exception):
                 raise event
-            yield event
-            if isinstance(event, Ended):
+            if event is not None:
+                yield event
+            if not isinstance(event, Delta):
                 return
 
     async def cancel(self) -> None:
         if not self.over:
             self.cancelled.set()
-            self.tell(Ended(Finish.CANCELLED, 7, 5, 0))
+            self.tell(TurnCancelled())
 
 
 @define(eq=False)
@@ -61,7 +64,7 @@ class ScriptedService:
     While `doors` is not set, turns wait to be admitted; `waiting` and `gave_up` tell of these.
     """
 
-    script: tuple[Delta | Ended | Exception, ...] = HELLO
+    script: tuple[Said, ...] = HELLO
     refusal: Exception | None = None
     admitted: Admitted = WARM
     state: Health = WELL

@@ -7,7 +7,7 @@ import pytest
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
 from agentcache.domain.conversation import Message, ToolCall
-from agentcache.domain.errors import TurnFailed
+from agentcache.domain.errors import TurnCancelled
 from agentcache.domain.events import Admitted, Delta, Ended
 from agentcache.domain.request import Finish, Identity, Miss, Sampling, Tier
 from tests.scripted_service import Call, ScriptedService, app_of, ask, client_of, frames
@@ -322,6 +322,17 @@ async def test_a_model_that_is_not_served_is_not_found_and_those_served_are_told
     assert "vendor/tiny" in error["message"]
 
 
-async def test_a_turn_that_ends_without_an_end_is_a_failure_not_an_answer() -> None:
-    response = await ask(ScriptedService(script=(Delta("x", 1), TurnFailed("gone"))))
-    assert response.status_code == 500
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_that_is_cancelled_on_the_way_is_never_told_as_a_whole_answer(
+    stream: bool,
+) -> None:
+    service = ScriptedService(script=(Delta("x", 1), TurnCancelled("stopped")))
+    response = await ask(service, stream=stream)
+    error = frames(response.text)[-1]["error"]
+    assert (error["code"], error["message"]) == ("turn_cancelled", "the turn was stopped")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_that_just_stops_talking_is_an_error(stream: bool) -> None:
+    response = await ask(ScriptedService(script=(Delta("x", 1), None)), stream=stream)
+    assert frames(response.text)[-1]["error"]["code"] == "turn_cancelled"

@@ -89,11 +89,14 @@ class _Answer:
     async def whole(self) -> ChatCompletion:
         """The answer when it is complete. Raises TurnFailed or TurnCancelled."""
         pieces: list[str] = []
+        ended: Ended | None = None
         async for event in self.turn:
             if isinstance(event, Delta):
                 pieces.append(event.text)
             else:
                 ended = event
+        if ended is None:
+            raise TurnCancelled
         choice = Choice(AnswerMessage("".join(pieces)), _finish_reason(ended))
         return ChatCompletion(
             self._id, self.created, self.model, self.fingerprint, (choice,), _usage(ended)
@@ -102,11 +105,14 @@ class _Answer:
     async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
         """The answer as it comes. The status is long sent when an error comes: it is a frame."""
         yield self._chunk(ChunkChoice(DeltaMessage(role="assistant", content="")))
+        event: Delta | Ended | None = None
         try:
             async with aclosing(events_or_pauses(self.turn, keep_alive)) as events:
                 async for event in events:
                     for frame in self._frames_of(event):
                         yield frame
+            if not isinstance(event, Ended):
+                raise TurnCancelled
         except Exception as error:
             yield data(reported(error))
 
