@@ -1,0 +1,218 @@
+"""From a conversation to a prompt, and from an answer back to the spans a session keeps.
+
+Clients send history as text. Where a rendered span is the one that the session knows, the session's
+ids are used, which for answers are the sampled ones; see "Matching" in the design.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+
+from attrs import evolve
+
+from agentcache.domain.conversation import Conversation, Message
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.request import Miss, Prompt
+from agentcache.domain.spans import RenderedSpan, Span, SpanKind, concatenated, matching_spans
+from agentcache.domain.tokens import Tokens, common_prefix, tokens
+from agentcache.domain.tools import tools_digest, tools_json
+from agentcache.domain.volatile import RULES, VolatileRule, settled
+from agentcache.ports.tokenizer import Tokenizer
+
+_HEADS_KEPT = 128
+# What two agents might say first; they have no beginning in common.
+_PROBES = ("Hello.", "1 + 1?")
+_RETRIES = 8
+
+
+class PromptBuilder:
+    """Renders and tokenises conversations for one model. Safe to call from several threads.
+
+    `rules` say what volatile text is made stable in system messages; () leaves all as it is.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rules: Iterable[VolatileRule] = RULES) -> None:
+        self._tokenizer = tokenizer
+        self._rules = tuple(rules)
+        self._head = lru_cache(_HEADS_KEPT)(self._probed_head)
+
+    def build(
+        self, conversation: Conversation, known: Sequence[Span] = (), known_tools: bytes = b""
+    ) -> Prompt:
+        """The prompt of the next turn. `known` are a session's spans, `known_tools` its digest.
+
+        Raises InvalidRequest when the conversation cannot be rendered.
+        """
+        conversation = settled(conversation, self._rules)
+        rendered = self._tokenizer.render(conversation)
+        spans = self._adopted(rendered, known)
+        ids = concatenated(spans)
+        digest = tools_digest(conversation.tools)
+        body = self._body(conversation, rendered, spans)
+        shared = min(body, self._shared(conversation, ids))
+        prompt = Prompt(spans, ids, shared, body, digest)
+        return evolve(prompt, miss=_miss(prompt, known, digest != known_tools))
+
+    def spans_after(self, prompt: Prompt, sampled: Sequence[int], text: str) -> tuple[Span, ...]:
+        """The session's spans after a turn in which the client got `text` for the `sampled` ids.
+
+        Each span's text is exactly what was sent. Where `text` ends earlier than what was sampled
+        (a stop sequence), the ids of the tokens that lie wholly inside it are kept and the rest of
+        it is tokenised again. An end token, and a character that was never completed, are left out.
+        """
+        said, rest = _said(self._tokenizer, sampled, text)
+        spans = list(prompt.spans)
+        for token, piece in said:
+            _append(spans, self._tokenizer.control(token), token, piece)
+        if rest:
+            _extend(spans, rest, _encoded(self._tokenizer, rest))
+        return tuple(spans)
+
+    def _adopted(self, rendered: Sequence[RenderedSpan], known: Sequence[Span]) -> tuple[Span, ...]:
+        count = matching_spans(known, rendered)
+        fresh = [self._span(span, first=at == 0) for at, span in enumerate(rendered[count:], count)]
+        return (*known[:count], *fresh)
+
+    def _span(self, span: RenderedSpan, first: bool) -> Span:
+        return Span(span.kind, span.role, span.text, self._tokenizer.encode(span, first))
+
+    # -- how much is shared, and where the generation prompt begins
+
+    def _shared(self, conversation: Conversation, ids: "Tokens[int]") -> int:
+        head = self._head(_leading_system(conversation), tools_json(conversation.tools))
+        return common_prefix(ids, 0, head, 0)
+
+    def _probed_head(self, system: tuple[Message, ...], tools: str) -> "Tokens[int]":
+        """The ids that all conversations with this system prompt and these tools begin with."""
+        asked = [
+            Conversation((*system, Message("user", probe)), tuple(json.loads(tools or "[]")))
+            for probe in _PROBES
+        ]
+        try:
+            one, other = (self._tokenizer.render(conversation) for conversation in asked)
+        except InvalidRequest:
+            return tokens()
+        spans = self._adopted(one, ())
+        whole = spans[: matching_spans(spans, other)]
+        if any(span.role == "system" for span in whole):
+            return concatenated(whole)
+        # Templates without a system role put it into the first user message.
+        length = self._common(spans, other)
+        in_user = spans[len(whole) : len(whole) + 1]
+        system_in_user = any(span.role == "system" for span in in_user)
+        return concatenated(spans)[:length] if system_in_user else tokens()
+
+    def _body(
+        self, conversation: Conversation, rendered: Sequence[RenderedSpan], spans: Sequence[Span]
+    ) -> int:
+        usual = self._generation_prompt
+        if usual and _texts(rendered[-len(usual) :]) == _texts(usual):
+            return sum(len(span.ids) for span in spans[: -len(usual)])
+        return self._common(spans, self._tokenizer.render(conversation, generation_prompt=False))
+
+    @cached_property
+    def _generation_prompt(self) -> tuple[RenderedSpan, ...]:
+        """The spans that are all of the generation prompt, where they are spans of their own."""
+        probe = Conversation((Message("user", _PROBES[0]),))
+        try:
+            without = self._tokenizer.render(probe, generation_prompt=False)
+            rendered = self._tokenizer.render(probe)
+        except InvalidRequest:
+            return ()
+        head = rendered[: len(without)]
+        return rendered[len(without) :] if _texts(head) == _texts(without) else ()
+
+    def _common(self, spans: Sequence[Span], rendered: Sequence[RenderedSpan]) -> int:
+        """How many ids `spans` begins with that `rendered` begins with too."""
+        count = matching_spans(spans, rendered)
+        length = sum(len(span.ids) for span in spans[:count])
+        if count == min(len(spans), len(rendered)):
+            return length
+        other = self._tokenizer.encode(rendered[count], first=count == 0)
+        return length + common_prefix(spans[count].ids, 0, other, 0)
+
+
+def _said(
+    tokenizer: Tokenizer, sampled: Sequence[int], text: str
+) -> tuple[list[tuple[int, str]], str]:
+    """The sampled ids that lie within `text`, each with its text, and the rest of `text`."""
+    pieces = _pieces(tokenizer, sampled)
+    kept, done = _inside(pieces, text)
+    if done == len(text):
+        return pieces[:kept], ""
+    # The last token kept may hold the beginning of a character that the rest of the text lacks.
+    for fewer in range(min(kept, _RETRIES) + 1):
+        said = pieces[: kept - fewer]
+        rest = text[sum(len(piece) for _, piece in said) :]
+        ids = [*(token for token, _ in said), *_encoded(tokenizer, rest)]
+        if "".join(piece for _, piece in _pieces(tokenizer, ids)) == text:
+            return said, rest
+    return pieces[:kept], text[done:]
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> "Tokens[int]":
+    return tokenizer.encode(RenderedSpan(SpanKind.CONTENT, "assistant", text))
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[int, str]]:
+    """Each id with the text that became certain with it."""
+    detokenizer = tokenizer.detokenizer()
+    pieces = [(token, detokenizer.add(token)) for token in ids]
+    if rest := detokenizer.finish():
+        pieces[-1] = (pieces[-1][0], pieces[-1][1] + rest)
+    return pieces
+
+
+def _inside(pieces: Sequence[tuple[int, str]], text: str) -> tuple[int, int]:
+    """How many pieces, the last with some text, make the beginning of `text`; and its length."""
+    kept = length = done = 0
+    for count, (_, piece) in enumerate(pieces, 1):
+        if not text.startswith(piece, done):
+            break
+        done += len(piece)
+        if piece:
+            kept, length = count, done
+    return kept, length
+
+
+def _append(spans: list[Span], control: str | None, token: int, piece: str) -> None:
+    if control is None:
+        _extend(spans, piece, tokens((token,)))
+        return
+    if before := piece.removesuffix(control):  # a broken character before it became certain
+        _extend(spans, before, tokens())
+    spans.append(Span(SpanKind.CONTROL, "", control, tokens((token,))))
+
+
+def _extend(spans: list[Span], text: str, ids: "Tokens[int]") -> None:
+    """Append to the last span if it is content, which the generation prompt usually is."""
+    if spans and spans[-1].kind is SpanKind.CONTENT:
+        last = spans[-1]
+        spans[-1] = evolve(last, text=last.text + text, ids=last.ids + ids)
+    else:
+        spans.append(Span(SpanKind.CONTENT, "assistant", text, ids))
+
+
+def _miss(prompt: Prompt, known: Sequence[Span], other_tools: bool) -> Miss:
+    count = matching_spans(known, prompt.spans)
+    if count == len(known):
+        return Miss.NONE
+    at_end = count == len(prompt.spans)
+    roles = {known[count].role} | (set() if at_end else {prompt.spans[count].role})
+    same = common_prefix(prompt.tokens, 0, concatenated(known), 0)
+    if same >= prompt.shared and (prompt.shared or "system" not in roles):
+        return Miss.MESSAGES_CHANGED
+    return Miss.TOOLS_CHANGED if other_tools else Miss.SYSTEM_CHANGED
+
+
+def _leading_system(conversation: Conversation) -> tuple[Message, ...]:
+    leading: list[Message] = []
+    for message in conversation.messages:
+        if message.role not in ("system", "developer"):
+            break
+        leading.append(message)
+    return tuple(leading)
+
+
+def _texts(spans: Iterable[RenderedSpan]) -> list[tuple[SpanKind, str]]:
+    return [(span.kind, span.text) for span in spans]
