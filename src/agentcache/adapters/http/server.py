@@ -59,17 +59,18 @@ class _Uvicorn(uvicorn.Server):
 
 @define(eq=False)
 class HttpServer:
-    """Serves `app` on `listener` until SIGTERM or SIGINT, then drains within `patience` seconds."""
+    """Serves `app` on `listener` until SIGTERM, SIGINT or `stop`; drains within `patience` s."""
 
     app: ASGIApp
     edge: Edge
     listener: socket.socket
     patience: float = 30.0
+    _server: uvicorn.Server = field(init=False)
     _stopping: asyncio.Task[None] | None = field(default=None, init=False)
 
-    async def run(self, on_ready: Callable[[str], None] = lambda _url: None) -> None:
-        """Serve; `on_ready` is told the address as soon as requests are answered."""
-        server = _Uvicorn(
+    @_server.default
+    def _not_started(self) -> uvicorn.Server:
+        return _Uvicorn(
             uvicorn.Config(
                 self.app,
                 lifespan="off",
@@ -79,32 +80,37 @@ class HttpServer:
                 timeout_graceful_shutdown=_CLOSING,
             )
         )
-        with self._signals(server):
-            on_ready(url_of(self.listener))
-            await server.serve(sockets=[self.listener])
 
-    @contextmanager
-    def _signals(self, server: uvicorn.Server) -> Iterator[None]:
+    async def run(self, on_ready: Callable[[str], None] = lambda _url: None) -> None:
+        """Serve; `on_ready` is told the address, from when on connections are taken."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            loop.add_signal_handler(number, self._stop, server)
+            loop.add_signal_handler(number, self._on_signal)
         try:
-            yield
+            on_ready(url_of(self.listener))
+            await self._server.serve(sockets=[self.listener])
         finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+            self._release_signals()
 
-    def _stop(self, server: uvicorn.Server) -> None:
-        """The first signal drains; a second one finds the system's own way, and kills."""
-        loop = asyncio.get_running_loop()
+    def stop(self) -> None:
+        """Take no more turns, and return from `run` when the last one is answered."""
+        if self._stopping is None:
+            _log.info("stopping", patience=self.patience)
+            self._stopping = asyncio.get_running_loop().create_task(self._drain())
+
+    def _on_signal(self) -> None:
+        """The first signal drains; a second one meets the system's own way, which is to die."""
+        self._release_signals()
         for number in _SIGNALS:
-            loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        _log.info("stopping", patience=self.patience)
-        self._stopping = loop.create_task(self._drain(server))
+        self.stop()
 
-    async def _drain(self, server: uvicorn.Server) -> None:
+    def _release_signals(self) -> None:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    async def _drain(self) -> None:
         try:
             await self.edge.drain(self.patience)
         finally:
-            server.should_exit = True
+            self._server.should_exit = True
