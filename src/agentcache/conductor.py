@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 class Conductor:
     """Drives the planner, the engine, the fetcher and the keeper for one model.
 
-    With `durable`, a turn's Ended is told after the commit of what it left behind; else before.
+    `salt` is the home's secret, which the roots of tenants are made with. With `durable`, a turn's
+    Ended is told after the commit of what it left behind; else before.
     """
 
     engine: Engine
@@ -56,6 +57,7 @@ class Conductor:
     clock: Clock
     telemetry: Telemetry
     post: Post
+    salt: bytes
     durable: bool = True
     _speeches: dict[int, Speech] = field(factory=dict, init=False)
     _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)

@@ -82,7 +82,7 @@ class EngineLoop:
         self._inbox.put(call)
 
     def ask(self, call: Callable[[Conductor], T]) -> "Future[T]":
-        """Have `call` called with the conductor, on the engine thread. The future has its answer."""
+        """Have `call` called with the conductor on the engine thread; the future has its answer."""
         answer: Future[T] = Future()
 
         def run() -> None:

@@ -5,7 +5,7 @@ ids are used, which for answers are the sampled ones; see "Matching" in the desi
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 
 from attrs import evolve
@@ -13,6 +13,7 @@ from attrs import evolve
 from agentcache.domain.conversation import Conversation, Message
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Miss, Prompt
+from agentcache.domain.session import Session
 from agentcache.domain.spans import RenderedSpan, Span, SpanKind, concatenated, matching_spans
 from agentcache.domain.tokens import Tokens, common_prefix, tokens
 from agentcache.domain.tools import tools_digest, tools_json
@@ -23,6 +24,8 @@ _HEADS_KEPT = 128
 # What two agents might say first; they have no beginning in common.
 _PROBES = ("Hello.", "1 + 1?")
 _RETRIES = 8
+
+Recall = Callable[[Sequence[RenderedSpan]], Session | None]
 
 
 class PromptBuilder:
@@ -44,7 +47,23 @@ class PromptBuilder:
         Raises InvalidRequest when the conversation cannot be rendered.
         """
         conversation = settled(conversation, self._rules)
+        return self._prompt(conversation, self._tokenizer.render(conversation), known, known_tools)
+
+    def build_recalling(self, conversation: Conversation, recall: Recall) -> Prompt:
+        """As `build`, going on from the session that `recall` finds by what was rendered."""
+        conversation = settled(conversation, self._rules)
         rendered = self._tokenizer.render(conversation)
+        session = recall(rendered)
+        known = (session.spans, session.tools_digest) if session else ((), b"")
+        return self._prompt(conversation, rendered, *known)
+
+    def _prompt(
+        self,
+        conversation: Conversation,
+        rendered: Sequence[RenderedSpan],
+        known: Sequence[Span],
+        known_tools: bytes,
+    ) -> Prompt:
         spans = self._adopted(rendered, known)
         ids = concatenated(spans)
         digest = tools_digest(conversation.tools)

@@ -6,11 +6,12 @@ is said until it `Ended`. Nothing here blocks the event loop, and nothing here t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
 
+from agentcache.conductor import Conductor
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import (
     AgentCacheError,
@@ -20,15 +21,14 @@ from agentcache.domain.errors import (
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.registry import SessionRegistry
-from agentcache.domain.request import Finish, Identity, Miss, Sampling, TurnRequest
+from agentcache.domain.request import Finish, Identity, Miss, Prompt, Sampling, TurnRequest
 from agentcache.domain.segment import root_key
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan
 from agentcache.loop import EngineLoop
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
-from agentcache.rendering import PromptBuilder
-from agentcache.succession import NAMELESS
+from agentcache.succession import NAMELESS, continues
 
 STALLED_SECONDS = 120.0
 
@@ -95,25 +95,23 @@ class RunningTurn:
 
 @define(eq=False)
 class Service:
-    """The use cases, over one engine loop. For use from one event loop."""
+    """The use cases, over one engine loop. For use from one event loop.
+
+    `patience` is how many seconds a turn waits for a place at most.
+    """
 
     _loop: EngineLoop
-    _builder: PromptBuilder
     _clock: Clock
-    _card: ModelCard
-    _codec: str
-    _salt: bytes
     _patience: float = 60.0
-    _registry: SessionRegistry = field(factory=SessionRegistry)
 
     @property
     def model(self) -> ModelCard:
-        """The model that is served."""
-        return self._card
+        """The model that is served. Raises Unavailable while there is none."""
+        return self._loop.conductor.engine.card
 
     def models(self) -> tuple[str, ...]:
         """The names of the models that turns can be asked of."""
-        return (self._card.name,)
+        return (self.model.name,)
 
     async def begin(self, ask: Ask) -> RunningTurn:
         """Start a turn; returns once it has its place and what could be restored is restored.
@@ -130,11 +128,11 @@ class Service:
                 here.call_soon_threadsafe(events.put_nowait, event)
 
         submitted = asyncio.wrap_future(self._loop.submit(request, emit))
-        number = await asyncio.shield(submitted)
         try:
+            number = await asyncio.shield(submitted)
             admitted = await self._admitted(events)
         except asyncio.CancelledError:
-            self._loop.cancel(number)
+            submitted.add_done_callback(self._cancel_submitted)
             raise
         return RunningTurn(request.id, admitted, number, events, self._loop)
 
@@ -158,3 +156,92 @@ class Service:
             _raise_unless_complete(event)
         assert isinstance(event, Admitted), f"{event} came before Admitted"
         return event
+
+    def _cancel_submitted(self, submitted: "asyncio.Future[int]") -> None:
+        if not submitted.cancelled() and submitted.exception() is None:
+            self._loop.cancel(submitted.result())
+
+    def _prepared(self, ask: Ask) -> TurnRequest:
+        """Recognise, render and tokenise. Runs in a worker thread."""
+        conductor = self._loop.conductor
+        identity, registry = ask.identity, conductor.keeper.registry
+        _check_name(identity)
+        root = self._root(conductor, identity.tenant)
+        known: Session | None = None
+
+        def recall(rendered: Sequence[RenderedSpan]) -> Session | None:
+            nonlocal known
+            known = _known(registry, identity, root, rendered)
+            return known
+
+        prompt = conductor.builder.build_recalling(ask.conversation, recall)
+        if known is None and _speaks_of_before(ask.conversation):
+            elsewhere = _is_elsewhere(registry, identity, root)
+            prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
+        patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
+        return TurnRequest(
+            id=uuid4().hex,
+            identity=identity,
+            root=root,
+            prompt=prompt,
+            sampling=ask.sampling,
+            max_tokens=ask.max_tokens,
+            stop=ask.stop,
+            session=_heir(identity, root, known),
+            expected=_expected(prompt, known),
+            deadline=self._clock.monotonic() + patience,
+            store=ask.store,
+        )
+
+    def _root(self, conductor: Conductor, tenant: str) -> bytes:
+        card = conductor.engine.card
+        codec = conductor.keeper.codec.name
+        return root_key(card.digest, card.spec.dtype, card.epoch, codec, tenant, conductor.salt)
+
+
+def _check_name(identity: Identity) -> None:
+    if identity.exclusive and identity.name and identity.name.startswith(NAMELESS):
+        problem = f"names that begin with {NAMELESS!r} are kept for conversations without a name"
+        raise InvalidRequest(problem, "agent")
+
+
+def _known(
+    registry: SessionRegistry, identity: Identity, root: bytes, rendered: Sequence[RenderedSpan]
+) -> Session | None:
+    """The session that the conversation goes on from: by its name, else by what was said."""
+    if identity.name is not None:
+        name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
+        named = registry.get(SessionKey(identity.tenant, root, name))
+        if named is not None and (identity.exclusive or continues(named, rendered)):
+            return named
+    return registry.recognise(identity.tenant, root, rendered)
+
+
+def _is_elsewhere(registry: SessionRegistry, identity: Identity, root: bytes) -> bool:
+    name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
+    return name is not None and registry.is_elsewhere(identity.tenant, root, name)
+
+
+def _heir(identity: Identity, root: bytes, known: Session | None) -> SessionKey | None:
+    """Whose resting sequence the turn may take over."""
+    if identity.exclusive and identity.name is not None:
+        return SessionKey(identity.tenant, root, identity.name)
+    return known.key if known else None
+
+
+def _expected(prompt: Prompt, known: Session | None) -> int:
+    """How many rows of the prompt the session should have."""
+    if known is None or known.cursor is None or prompt.miss is not Miss.NONE:
+        return 0
+    return known.cursor.row
+
+
+def _speaks_of_before(conversation: Conversation) -> bool:
+    return any(message.role == "assistant" for message in conversation.messages)
+
+
+def _raise_unless_complete(event: Ended) -> None:
+    if event.finish is Finish.FAILED:
+        raise TurnFailed(event.problem or "the engine failed")
+    if event.finish is Finish.CANCELLED:
+        raise TurnCancelled()

@@ -1,10 +1,11 @@
 """What a session becomes after a turn."""
 
+from collections.abc import Sequence
 
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey
-from agentcache.domain.spans import Span, matching_spans
+from agentcache.domain.spans import RenderedSpan, Span, matching_spans
 
 NAMELESS = "~"  # how the names of sessions begin that nobody named
 
@@ -19,7 +20,7 @@ def session_key(request: TurnRequest, registry: SessionRegistry) -> SessionKey:
     if identity.exclusive and identity.name is not None:
         return SessionKey(identity.tenant, request.root, identity.name)
     known = registry.get(request.session) if request.session else None
-    if known is not None and _continues(request, known):
+    if known is not None and continues(known, request.prompt.spans):
         return known.key
     hinted = SessionKey(identity.tenant, request.root, f"{NAMELESS}{identity.name}")
     if identity.name is not None and registry.get(hinted) is None:
@@ -40,5 +41,6 @@ def successor(
     return base.succeeded(spans, cursor, request.prompt.tools_digest, now)
 
 
-def _continues(request: TurnRequest, known: Session) -> bool:
-    return matching_spans(known.spans, request.prompt.spans) == len(known.spans)
+def continues(known: Session, spans: Sequence[RenderedSpan | Span]) -> bool:
+    """Whether `spans` begin with all that was said in the session."""
+    return matching_spans(known.spans, spans) == len(known.spans)

@@ -95,11 +95,11 @@ class Writer:
             return
         self._opened.set_result(catalogue)
         while (job := self._next()) is not None:
-            error = self._attempt(job)
+            problem = self._attempt(job)
             with self._changed:
                 self._waiting_bytes -= job.nbytes
                 self._changed.notify_all()
-            job.done(error)
+            job.done(problem)
         self.sessions.close()
 
     def _next(self) -> Job | None:

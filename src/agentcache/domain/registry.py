@@ -24,6 +24,7 @@ class SessionRegistry:
     _by_chain: _ByChain = field(factory=dict, init=False)
     _chains: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
     _at_segment: dict[bytes, set[SessionKey]] = field(factory=dict, init=False)
+    _roots: dict[tuple[str, str], frozenset[bytes]] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -46,10 +47,16 @@ class SessionRegistry:
                 return session
         return None
 
+    def is_elsewhere(self, tenant: str, root: bytes, name: str) -> bool:
+        """Whether a session of this name exists under another root: another model, or codec."""
+        return bool(self._roots.get((tenant, name), frozenset()) - {root})
+
     def put(self, session: Session) -> Session | None:
         """Add the session or replace the one of its key, which is returned."""
         before = self.remove(session.key, keep_chains=True)
         self._sessions[session.key] = session
+        named = (session.key.tenant, session.key.name)
+        self._roots[named] = self._roots.get(named, frozenset()) | {session.key.root}
         self._index_chains(session, before)
         if session.cursor is not None:
             self._at_segment.setdefault(session.cursor.key, set()).add(session.key)
@@ -65,6 +72,10 @@ class SessionRegistry:
             there.discard(key)
             if not there:
                 del self._at_segment[session.cursor.key]
+        named = (key.tenant, key.name)
+        self._roots[named] -= {key.root}
+        if not self._roots[named]:
+            del self._roots[named]
         if not keep_chains:
             self._drop_chains(key, self._chains.pop(key))
         return session
@@ -95,6 +106,9 @@ class SessionRegistry:
         for key, session in self._sessions.items():
             if session.key != key or self._chains.get(key) != chains(session.spans):
                 raise IntegrityError(f"session {key.name!r} is filed wrongly")
+        named = {(key.tenant, key.name, key.root) for key in self._sessions}
+        if named != {(*name, root) for name, roots in self._roots.items() for root in roots}:
+            raise IntegrityError("the index by name is not that of the sessions")
         if self._chains.keys() != self._sessions.keys():
             raise IntegrityError("chains of a session that is not there")
         for (tenant, root, link), key in self._by_chain.items():

@@ -16,7 +16,7 @@ class StopMatcher:
     gives out nothing more. Raises InvalidRequest for an empty stop sequence.
     """
 
-    stops: tuple[str, ...] = field(converter=tuple)
+    stops: tuple[str, ...] = field()
     _held: str = field(default="", init=False)
     _hit: str | None = field(default=None, init=False)
     _beginnings: frozenset[str] = field(init=False, repr=False)

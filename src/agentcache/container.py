@@ -1,0 +1,109 @@
+"""Which adapters are plugged in. Only entry points and tests look in here."""
+
+import logging
+import os
+from pathlib import Path
+
+from dependency_injector import containers, providers
+
+from agentcache.adapters.clock import SystemClock
+from agentcache.adapters.codecs import codec
+from agentcache.adapters.disk.catalogue import SqliteSessionStore
+from agentcache.adapters.disk.home import Home
+from agentcache.adapters.disk.segments import DiskSegmentStore
+from agentcache.adapters.models.source import LocalModelSource
+from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
+from agentcache.assembly import Assembly, Budgets
+from agentcache.domain.notices import Limits
+from agentcache.loop import EngineLoop
+from agentcache.ports.engine import Engine
+from agentcache.ports.model_source import ModelFolder
+from agentcache.ports.tokenizer import Tokenizer
+from agentcache.service import Service
+from agentcache.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def no_progress(_done: int, _total: int | None, _stage: str) -> None:
+    """For those who do not watch a model being fetched."""
+
+
+def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engine:
+    """Load the model with MLX, the BLAS first: it has to be there before MLX is."""
+    from agentcache.adapters.mlx import blas
+
+    status = blas.load(enabled=settings.cpu_path, cache_dir=cache_dir)
+    from agentcache.adapters.mlx.engine import BlasThreads, MLXEngine
+
+    if status.remedy:
+        log.warning("%s: %s", status.message, status.remedy)
+    cores = settings.threads or os.cpu_count() or 1
+    threads = BlasThreads(prefill=cores, decode=1)
+    name = Path(folder.ref).name if os.sep in folder.ref else folder.ref
+    return MLXEngine.load(
+        folder.path, folder.digest, name, cpu_path=settings.cpu_path, threads=threads
+    )
+
+
+def open_tokenizer(folder: ModelFolder) -> Tokenizer:
+    """The model's own tokenizer and chat template."""
+    from agentcache.adapters.mlx import tokenizer
+
+    return tokenizer.load(folder.path)
+
+
+def _limits(settings: Settings) -> Limits:
+    context = settings.context or Limits().context
+    return Limits(
+        batch=settings.max_batch,
+        queue=settings.max_queue,
+        busy_chunk=settings.prefill_chunk,
+        context=context,
+    )
+
+
+def _is_durable(settings: Settings) -> bool:
+    return settings.durability == "turn"
+
+
+class Container(containers.DeclarativeContainer):
+    """The bundled parts. Give it `settings`, and `progress` to watch a model being fetched."""
+
+    settings = providers.Dependency(instance_of=Settings)
+    progress = providers.Object(no_progress)
+
+    clock = providers.Singleton(SystemClock)
+    telemetry = providers.Singleton(PrometheusTelemetry)
+    home = providers.Singleton(Home.open, settings.provided.home)
+    model_source = providers.Singleton(LocalModelSource, settings.provided.home)
+    model = providers.Singleton(
+        model_source.provided.resolve.call(settings.provided.model, progress)
+    )
+    codec = providers.Singleton(codec, settings.provided.codec)
+    segments = providers.Singleton(
+        DiskSegmentStore.open, home.provided.segments, home.provided.quarantine
+    )
+    sessions = providers.Singleton(SqliteSessionStore.open, home.provided.catalogue)
+    load_engine = providers.Factory(open_model, model, settings, home.provided.path)
+    load_tokenizer = providers.Factory(open_tokenizer, model)
+
+    budgets = providers.Factory(
+        Budgets, memory=settings.provided.memory_budget, disk=settings.provided.disk_cap
+    )
+    limits = providers.Factory(_limits, settings)
+    assembly = providers.Factory(
+        Assembly,
+        load_engine=load_engine.provider,
+        load_tokenizer=load_tokenizer.provider,
+        codec=codec,
+        segments=segments,
+        sessions=sessions,
+        clock=clock,
+        telemetry=telemetry,
+        budgets=budgets,
+        limits=limits,
+        durable=providers.Callable(_is_durable, settings),
+    )
+    loop = providers.Singleton(EngineLoop, assembly, clock, telemetry)
+    service = providers.Singleton(Service, loop, clock, settings.provided.queue_timeout)
