@@ -75,12 +75,13 @@ class PromptBuilder:
     def spans_after(self, prompt: Prompt, sampled: Sequence[int], text: str) -> tuple[Span, ...]:
         """The session's spans after a turn in which the client got `text` for the `sampled` ids.
 
-        Each span's text is exactly what was sent. Where `text` ends earlier than what was sampled
-        (a stop sequence), the ids of the tokens that lie wholly inside it are kept and the rest of
-        it is tokenised again. An end token, and a character that was never completed, are left out.
+        The spans say exactly `text`, after the space that some tokenizers strip from its beginning
+        where it goes on after other content. Where `text` ends earlier than what was sampled (a
+        stop sequence), the ids of the tokens that lie wholly inside it are kept and the rest of it
+        is tokenised again. An end token, and a character never completed, are left out.
         """
-        said, rest = _said(self._tokenizer, sampled, text)
         spans = list(prompt.spans)
+        said, rest = _said(self._tokenizer, spans[-1:], sampled, text)
         for token, piece in said:
             _append(spans, self._tokenizer.control(token), token, piece)
         if rest:
@@ -152,32 +153,46 @@ class PromptBuilder:
 
 
 def _said(
-    tokenizer: Tokenizer, sampled: Sequence[int], text: str
+    tokenizer: Tokenizer, before: Sequence[Span], sampled: Sequence[int], text: str
 ) -> tuple[list[tuple[int, str]], str]:
     """The sampled ids that lie within `text`, each with its text, and the rest of `text`."""
     pieces = _pieces(tokenizer, sampled)
+    going_on = _pieces(tokenizer, sampled, before)
+    if _joined(going_on) == " " + _joined(pieces):
+        pieces, text = going_on, " " + text
+    else:
+        before = ()
     kept, done = _inside(pieces, text)
     if done == len(text):
         return pieces[:kept], ""
     # The last token kept may hold the beginning of a character that the rest of the text lacks.
     for fewer in range(min(kept, _RETRIES) + 1):
         said = pieces[: kept - fewer]
-        rest = text[sum(len(piece) for _, piece in said) :]
+        rest = text.removeprefix(_joined(said))
         ids = [*(token for token, _ in said), *_encoded(tokenizer, rest)]
-        if "".join(piece for _, piece in _pieces(tokenizer, ids)) == text:
+        if _joined(_pieces(tokenizer, ids, before)) == text:
             return said, rest
     return pieces[:kept], text[done:]
+
+
+def _joined(pieces: Iterable[tuple[int, str]]) -> str:
+    return "".join(text for _, text in pieces)
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> "Tokens[int]":
     return tokenizer.encode(RenderedSpan(SpanKind.CONTENT, "assistant", text))
 
 
-def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[int, str]]:
-    """Each id with the text that became certain with it."""
+def _pieces(
+    tokenizer: Tokenizer, ids: Sequence[int], before: Sequence[Span] = ()
+) -> list[tuple[int, str]]:
+    """Each id with the text that became certain with it, going on after the content `before`."""
     detokenizer = tokenizer.detokenizer()
+    for span in before:
+        if span.kind is SpanKind.CONTENT and span.ids:
+            detokenizer.add(span.ids[-1])
     pieces = [(token, detokenizer.add(token)) for token in ids]
-    if rest := detokenizer.finish():
+    if pieces and (rest := detokenizer.finish()):
         pieces[-1] = (pieces[-1][0], pieces[-1][1] + rest)
     return pieces
 

@@ -64,8 +64,8 @@ class Spellings:
         """
         return (self._special if speaks else self._every).hide(text, mark)
 
-    def split(self, text: str) -> Iterator[tuple[SpanKind, str]]:
-        """Cut `text` at the spellings in it, leftmost and longest first.
+    def split(self, text: str, mark: str = "") -> Iterator[tuple[SpanKind, str]]:
+        """Cut `text` at the spellings in it, leftmost and longest first; take out every `mark`.
 
         White space that a control token swallows is left out: no id stands for it.
         """
@@ -73,15 +73,16 @@ class Spellings:
         for match in self._find.finditer(text) if self._find else ():
             token = self.tokens[match[0]]
             before = text[start : match.start()]
-            yield from _content(before, strip, token.lstrip)
+            yield from _content(before, mark, strip, token.lstrip)
             yield SpanKind.CONTROL, token.text
             start, strip = match.end(), token.rstrip
-        yield from _content(text[start:], strip, False)
+        yield from _content(text[start:], mark, strip, False)
 
 
-def _content(text: str, lstrip: bool, rstrip: bool) -> Iterator[tuple[SpanKind, str]]:
+def _content(text: str, mark: str, lstrip: bool, rstrip: bool) -> Iterator[tuple[SpanKind, str]]:
     text = text.lstrip(_WHITE) if lstrip else text
     text = text.rstrip(_WHITE) if rstrip else text
+    text = unmarked(text, mark) if mark else text
     if text:
         yield SpanKind.CONTENT, text
 

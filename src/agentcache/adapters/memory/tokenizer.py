@@ -104,11 +104,9 @@ class MemoryTokenizer:
     def _said(self, role: str, text: str) -> Iterator[RenderedSpan]:
         """An assistant's words, in which <think> and <tool_call> are control again."""
         mark = unused_mark((text,))
-        for kind, piece in self._spellings.split(self._spellings.hidden(text, mark, speaks=True)):
-            if kind is SpanKind.CONTROL:
-                yield _control(piece)
-            else:
-                yield _content(role, piece.replace(mark, ""))
+        hidden = self._spellings.hidden(text, mark, speaks=True)
+        for kind, piece in self._spellings.split(hidden, mark):
+            yield _control(piece) if kind is SpanKind.CONTROL else _content(role, piece)
 
 
 @define(eq=False)

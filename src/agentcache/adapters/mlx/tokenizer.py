@@ -18,7 +18,7 @@ from agentcache.adapters.mlx.said import Arguments, said
 from agentcache.domain.conversation import Conversation, Message, ToolCall
 from agentcache.domain.errors import IntegrityError, InvalidRequest, ModelError
 from agentcache.domain.spans import RenderedSpan, SpanKind
-from agentcache.domain.spellings import ControlToken, Spellings, unmarked
+from agentcache.domain.spellings import ControlToken, Spellings
 from agentcache.domain.tokens import Tokens, tokens
 from agentcache.ports.tokenizer import Detokenizer
 
@@ -77,9 +77,7 @@ class MLXTokenizer:
     ) -> tuple[RenderedSpan, ...]:
         fields = said(conversation, self.spellings, self.arguments)
         text = self.template.render(fields.messages, fields.tools, generation_prompt)
-        pieces = [
-            (kind, unmarked(piece, fields.mark)) for kind, piece in self.spellings.split(text)
-        ]
+        pieces = list(self.spellings.split(text, fields.mark))
         return labelled(pieces, conversation, self.spellings, generation_prompt)
 
     def encode(self, span: RenderedSpan, first: bool = False) -> "Tokens[int]":
