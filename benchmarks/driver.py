@@ -1,0 +1,220 @@
+"""Drive any OpenAI-compatible server as agents do: processes, streamed turns, what they cost."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import define, field, frozen
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = "smollm2-135m"
+READY_SECONDS = 300
+VOCABULARY = (
+    "system agent memory cache tensor river market engine bridge signal garden letter policy "
+    "archive window planet copper harbour ledger compass orchard violin granite meadow lantern "
+    "thunder velvet canyon pepper saddle marble"
+)
+# The same BLAS as ours, in somebody else's server.
+MLX_LM = (
+    "from agentcache.adapters.mlx import blas; blas.load(); blas.set_threads({threads}); "
+    "from mlx_lm.server import main; main()"
+)
+
+
+@frozen
+class Turn:
+    """One streamed turn: seconds to the first text and to the end, and the server's own count."""
+
+    first: float
+    total: float
+    prompt: int
+    completion: int
+    cached: int
+    text: str
+
+
+@define
+class Agent:
+    """One agent's conversation, as its client keeps it."""
+
+    name: str
+    messages: list[dict[str, str]]
+    turns: list[Turn] = field(factory=list)
+
+    @classmethod
+    def with_notes(cls, name: str, seed: int, words: int) -> "Agent":
+        """An agent whose system prompt has `words` random words."""
+        notes = " ".join(random.Random(seed).choices(VOCABULARY.split(), k=words))
+        return cls(name, [{"role": "system", "content": f"You are {name}. Notes: {notes}"}])
+
+    def ask(self, server: "Server", question: str, max_tokens: int = 8) -> Turn:
+        """Ask, and remember both the question and the answer."""
+        self.messages.append({"role": "user", "content": question})
+        turn = chat(server, self.messages, self.name, max_tokens)
+        self.messages.append({"role": "assistant", "content": turn.text})
+        self.turns.append(turn)
+        return turn
+
+
+@frozen
+class Server:
+    """A running server: where it listens, which process it is, what it calls its model."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    model: str
+    boot_seconds: float
+
+    def metric(self, name: str) -> float:
+        """The value of one of agentcache's own metrics."""
+        text = _get(f"{self.url}/metrics").decode()
+        found = re.search(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        if found is None:
+            raise LookupError(f"there is no metric {name}")
+        return float(found[1])
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(found[1]) * 1024 if found else 0
+
+
+def chat(server: Server, messages: list[dict[str, str]], agent: str, max_tokens: int = 8) -> Turn:
+    """One greedy streamed chat completion."""
+    body = {
+        "model": server.model,
+        "messages": messages,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    headers = {"Content-Type": "application/json", "X-Agent-ID": agent}
+    request = urllib.request.Request(
+        f"{server.url}/v1/chat/completions", json.dumps(body).encode(), headers
+    )
+    started, first, said, usage = time.perf_counter(), float("nan"), "", {}
+    with urllib.request.urlopen(request, timeout=900) as answer:
+        for chunk in _events(answer):
+            usage = chunk.get("usage") or usage
+            for choice in chunk.get("choices") or ():
+                if text := (choice.get("delta") or {}).get("content"):
+                    first = first if said else time.perf_counter() - started
+                    said += text
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    total = time.perf_counter() - started
+    return Turn(first, total, usage["prompt_tokens"], usage["completion_tokens"], cached, said)
+
+
+@contextmanager
+def running(
+    command: Iterable[str], log: Path, ending: signal.Signals = signal.SIGTERM
+) -> Iterator[Server]:
+    """Run a server; `{port}` in its command is a free port. It is ended by the signal `ending`."""
+    port = _free_port()
+    words = [word.format(port=port) for word in command]
+    started = time.perf_counter()
+    with log.open("ab") as output, subprocess.Popen(words, stdout=output, stderr=output) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            model = _await_model(url, process, log)
+            server = Server(url, process, model, time.perf_counter() - started)
+            chat(server, [{"role": "user", "content": "hi"}], "warm-up", 2)
+            yield server
+        finally:
+            process.send_signal(ending)
+            process.wait()
+
+
+def agentcache(home: Path, folder: Path, *options: str) -> list[str]:
+    """The command that serves `folder` with the memory in `home`."""
+    program = str(Path(sys.executable).with_name("agentcache"))
+    return [
+        program,
+        "serve",
+        "--home",
+        str(home),
+        "--model",
+        str(folder),
+        "--port",
+        "{port}",
+        *options,
+    ]
+
+
+def mlx_lm(folder: Path) -> list[str]:
+    """The command that serves `folder` with mlx_lm.server, on the BLAS that agentcache uses."""
+    code = MLX_LM.format(threads=os.cpu_count())
+    return [sys.executable, "-c", code, "--model", str(folder), "--port", "{port}"]
+
+
+def default_model() -> Path:
+    """The default model's folder, fetched and converted if it is not there yet."""
+    home = ROOT / ".cache" / "home"
+    program = str(Path(sys.executable).with_name("agentcache"))
+    subprocess.run([program, "models", "pull", MODEL, "--home", str(home)], check=True)
+    return home / "models" / MODEL
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files under `folder` take on the disk."""
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
+
+
+def median(values: Iterable[float]) -> float:
+    """The median, to four digits."""
+    return float(f"{statistics.median(values):.4g}")
+
+
+def write_results(name: str, results: object) -> None:
+    """Keep `results` as JSON in benchmarks/results, and print them."""
+    folder = ROOT / "benchmarks" / "results"
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(results, indent=2)
+    (folder / f"{name}.json").write_text(text + "\n")
+    print(text)
+
+
+def _events(answer: Iterable[bytes]) -> Iterator[dict]:  # type: ignore[type-arg]
+    for line in answer:
+        data = line.removeprefix(b"data:").strip()
+        if line.startswith(b"data:") and data != b"[DONE]":
+            yield json.loads(data)
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return bytes(answer.read())
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _await_model(url: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The model's name, once the server tells it (mlx_lm.server names what it was started with)."""
+    until = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            _get(f"{url}/health")
+            models = json.loads(_get(f"{url}/v1/models"))["data"]
+        except (OSError, urllib.error.HTTPError):
+            time.sleep(0.1)
+            continue
+        served = [model["id"] for model in models]
+        return served[0] if len(served) == 1 and "smollm2" in served[0] else "default_model"
+    sys.exit(f"the server did not start; see {log}")
