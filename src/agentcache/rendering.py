@@ -231,10 +231,11 @@ def _miss(prompt: Prompt, known: Sequence[Span], other_tools: bool) -> Miss:
     count = matching_spans(known, prompt.spans)
     if count == len(known):
         return Miss.NONE
-    at_end = count == len(prompt.spans)
-    roles = {known[count].role} | (set() if at_end else {prompt.spans[count].role})
+    roles = {spans[count].role for spans in (known, prompt.spans) if count < len(spans)}
     same = common_prefix(prompt.tokens, 0, concatenated(known), 0)
-    if same >= prompt.shared and (prompt.shared or "system" not in roles):
+    # A span may hold system prompt and user message; where only one side is system, it is gone.
+    of_system = "system" in roles and (len(roles) > 1 or not prompt.shared)
+    if same >= prompt.shared and not of_system:
         return Miss.MESSAGES_CHANGED
     return Miss.TOOLS_CHANGED if other_tools else Miss.SYSTEM_CHANGED
 

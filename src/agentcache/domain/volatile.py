@@ -30,7 +30,8 @@ _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:[ ]?[ap]\.?m\b\.?)?"
 _ZONE = r"(?:[ ]?(?:Z\b|[+-]\d{2}:?\d{2}\b|\(?\b(?-i:[A-Z]{2,5})\b(?:[+-]\d{1,2}\b)?\)?))?"
 _DATE = r"(?:\d{4}-\d{2}-\d{2}|(?:[a-z]+day,?[ ])?[a-z]{3,9}[ ]\d{1,2},?[ ]\d{4})"
 _LABEL = (
-    r"\W*(?:the[ ])?(?:current[ ])?(?:local[ ])?(?:date(?:[ ]and[ ]|/|[ ]))?(?:time|timestamp)\b"
+    r"[^\w\n]{0,8}(?:the[ ])?(?:current[ ])?(?:local[ ])?"
+    r"(?:date(?:[ ]and[ ]|/|[ ]))?(?:time|timestamp)\b"
 )
 _COUNT = r"\d[\d,_.]*(?:[ ]?(?:/|of)[ ]?\d[\d,_.]*)?"
 
@@ -49,8 +50,8 @@ RULES = (
     # "Tokens left: 198,766" and "198766 tokens remaining", where they are the whole line.
     VolatileRule(
         "tokens-left",
-        rf"^\W*(?:(?:remaining[ ]tokens|tokens[ ](?:left|remaining))[ ]?:?[ ]?{_COUNT}"
-        rf"|{_COUNT}[ ]tokens[ ](?:left|remaining))\W*?(?:\n|\Z)",
+        rf"^[^\w\n]{{0,8}}(?:(?:remaining[ ]tokens|tokens[ ](?:left|remaining))[ ]?:?[ ]?{_COUNT}"
+        rf"|{_COUNT}[ ]tokens[ ](?:left|remaining))[^\w\n]{{0,8}}(?:\n|\Z)",
     ),
 )
 
