@@ -29,7 +29,7 @@ def from_bytes(data: bytes) -> "Tokens[int]":
 
 def common_prefix(a: "Tokens[int]", a_start: int, b: "Tokens[int]", b_start: int) -> int:
     """How many ids of `a[a_start:]` and `b[b_start:]` agree from their beginnings."""
-    limit = min(len(a) - a_start, len(b) - b_start)
+    limit = max(0, min(len(a) - a_start, len(b) - b_start))
     done = 0
     while done < limit:
         size = min(_CHUNK, limit - done)
