@@ -9,7 +9,8 @@ from agentcache.domain.errors import IntegrityError
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan, Span, chain, chains
 
-_ByChain = dict[tuple[str, bytes, bytes], SessionKey]  # (tenant, root, chain) -> session
+# (tenant, root, chain) -> all sessions that said it, the last one to do so last
+_ByChain = dict[tuple[str, bytes, bytes], tuple[SessionKey, ...]]
 
 
 @define(eq=False)
@@ -39,12 +40,15 @@ class SessionRegistry:
     def recognise(
         self, tenant: str, root: bytes, rendered: Sequence[RenderedSpan]
     ) -> Session | None:
-        """The session that said the longest beginning of `rendered`, whatever its name."""
+        """The session that said the longest beginning of `rendered`, whatever its name.
+
+        Of several, the last one to say it.
+        """
         for link in reversed(chains(rendered)):
-            key = self._by_chain.get((tenant, root, link))
-            session = self._sessions.get(key) if key else None
-            if session is not None:
-                return session
+            for key in reversed(self._by_chain.get((tenant, root, link), ())):
+                session = self._sessions.get(key)
+                if session is not None:
+                    return session
         return None
 
     def is_elsewhere(self, tenant: str, root: bytes, name: str) -> bool:
@@ -53,31 +57,26 @@ class SessionRegistry:
 
     def put(self, session: Session) -> Session | None:
         """Add the session or replace the one of its key, which is returned."""
-        before = self.remove(session.key, keep_chains=True)
-        self._sessions[session.key] = session
-        named = (session.key.tenant, session.key.name)
-        self._roots[named] = self._roots.get(named, frozenset()) | {session.key.root}
+        key, before = session.key, self._sessions.get(session.key)
+        self._move_cursor(key, before, session)
+        self._sessions[key] = session
+        self._sessions.move_to_end(key)
+        named = (key.tenant, key.name)
+        self._roots[named] = self._roots.get(named, frozenset()) | {key.root}
         self._index_chains(session, before)
-        if session.cursor is not None:
-            self._at_segment.setdefault(session.cursor.key, set()).add(session.key)
         return before
 
-    def remove(self, key: SessionKey, keep_chains: bool = False) -> Session | None:
+    def remove(self, key: SessionKey) -> Session | None:
         """Take the session out; None when there is none."""
         session = self._sessions.pop(key, None)
         if session is None:
             return None
-        if session.cursor is not None:
-            there = self._at_segment[session.cursor.key]
-            there.discard(key)
-            if not there:
-                del self._at_segment[session.cursor.key]
+        self._move_cursor(key, session, None)
         named = (key.tenant, key.name)
         self._roots[named] -= {key.root}
         if not self._roots[named]:
             del self._roots[named]
-        if not keep_chains:
-            self._drop_chains(key, self._chains.pop(key))
+        self._drop_chains(key, self._chains.pop(key))
         return session
 
     def touch(self, key: SessionKey) -> None:
@@ -111,12 +110,24 @@ class SessionRegistry:
             raise IntegrityError("the index by name is not that of the sessions")
         if self._chains.keys() != self._sessions.keys():
             raise IntegrityError("chains of a session that is not there")
-        for (tenant, root, link), key in self._by_chain.items():
-            owner = self._sessions.get(key)
-            if owner is None or (tenant, root) != (key.tenant, key.root):
-                raise IntegrityError("a chain leads to a session that is not there")
-            if link not in self._chains[key]:
-                raise IntegrityError("a chain leads to a session that never said it")
+        said = {
+            (key.tenant, key.root, link, key)
+            for key, session in self._sessions.items()
+            for span, link in zip(session.spans, self._chains[key], strict=True)
+            if span.role == "assistant"
+        }
+        found = [(*link, key) for link, keys in self._by_chain.items() for key in keys]
+        if len(found) != len(said) or set(found) != said:
+            raise IntegrityError("the index by chain is not what the sessions said")
+
+    def _move_cursor(self, key: SessionKey, before: Session | None, after: Session | None) -> None:
+        if before is not None and before.cursor is not None:
+            there = self._at_segment[before.cursor.key]
+            there.discard(key)
+            if not there:
+                del self._at_segment[before.cursor.key]
+        if after is not None and after.cursor is not None:
+            self._at_segment.setdefault(after.cursor.key, set()).add(key)
 
     def _index_chains(self, session: Session, before: Session | None) -> None:
         old = self._chains.pop(session.key, ())
@@ -126,18 +137,27 @@ class SessionRegistry:
             links.append(chain(links[-1] if links else b"", span))
         self._drop_chains(session.key, old[same:])
         self._chains[session.key] = tuple(links)
-        for span, link in zip(session.spans, links, strict=True):
+        for span, link in zip(session.spans[same:], links[same:], strict=True):
             if span.role == "assistant":
-                self._by_chain[session.key.tenant, session.key.root, link] = session.key
+                at = (session.key.tenant, session.key.root, link)
+                self._by_chain[at] = (*self._by_chain.get(at, ()), session.key)
 
     def _drop_chains(self, key: SessionKey, links: Sequence[bytes]) -> None:
         for link in links:
-            if self._by_chain.get((key.tenant, key.root, link)) == key:
-                del self._by_chain[key.tenant, key.root, link]
+            at = (key.tenant, key.root, link)
+            others = tuple(one for one in self._by_chain.get(at, ()) if one != key)
+            if others:
+                self._by_chain[at] = others
+            else:
+                self._by_chain.pop(at, None)
 
 
 def _same_spans(before: Sequence[Span], after: Sequence[Span]) -> int:
     for count, (old, new) in enumerate(zip(before, after, strict=False)):
-        if old is not new and (old.kind, old.text) != (new.kind, new.text):
+        if old is not new and not _files_alike(old, new):
             return count
     return min(len(before), len(after))
+
+
+def _files_alike(old: Span, new: Span) -> bool:
+    return (old.kind, old.role, old.text) == (new.kind, new.role, new.text)
