@@ -1,6 +1,7 @@
 """The lineage: the tree of all segments, what is shared in it, and what may leave it.
 
-A child leaves its parent at any row. What a prompt matches is found by walking down from its root;
+A child leaves its parent at any row; at its end where there are window layers, of which a segment
+has the last rows only. What a prompt matches is found by walking down from its root;
 whoever uses a path holds it, and nothing that is held is evicted. Using a path touches its children
 before their parents, so the least recently used segment never has children that could still be
 used: eviction is leaf-first without looking for leaves.
@@ -55,6 +56,25 @@ class Match:
 
 
 _Children = dict[int, dict[int, list[bytes]]]  # row -> first token -> keys
+
+
+@frozen
+class _Trail:
+    """A path that agrees with a prompt: where it may go on, and the last places to continue on it,
+    without its last segment (`before`) and with it (`end`).
+    """
+
+    children: _Children
+    first_row: int = 0
+    last_row: int = 0
+    steps: tuple[Step, ...] = ()
+    before: int = 0
+    end: int = 0
+
+    def end_at(self, row: int) -> int:
+        """The last place to continue on the way to a child that leaves the path at `row`."""
+        whole = not self.steps or row == self.steps[-1].segment.stop
+        return self.end if whole else self.before
 
 
 @define(eq=False)
@@ -127,14 +147,14 @@ class Lineage:
         The last tier it leaves takes it out of the tree, which a segment with children cannot do.
         """
         node = self._nodes[key]
+        stays = node.cold if tier is Tier.WARM else node.warm
+        if node.children and not stays:
+            raise IntegrityError(f"segment {key.hex()[:16]} would leave its children behind")
         if self.resides(key, tier):
             self._unsettle(node, tier)
-        if node.warm or node.cold:
-            return True
-        if node.children:
-            raise IntegrityError(f"segment {key.hex()[:16]} would leave its children behind")
-        self._remove(node)
-        return False
+        if not stays:
+            self._remove(node)
+        return stays
 
     def cut(self, key: bytes) -> tuple[Segment, ...]:
         """Take the segment and all that descends from it out; they are returned, leaves first.
@@ -157,17 +177,14 @@ class Lineage:
         """The path with the largest place to continue, at most `limit` (default: all of `ids`)."""
         limit = len(ids) if limit is None else min(limit, len(ids))
         best = Match()
-        pending: list[tuple[_Children, int, int, tuple[Step, ...]]] = [
-            (self._roots.get(root, {}), 0, 0, ())
-        ]
+        pending = [_Trail(self._roots.get(root, {}))]
         while pending:
-            children, start, reached, path = pending.pop()
-            for node in self._continuations(children, ids, start, reached):
-                segment = node.segment
-                agreed = segment.start + common_prefix(segment.ids, 0, ids, segment.start)
-                steps = (*_shortened(path, segment.start), Step(segment, agreed))
-                best = self._better(best, steps, limit)
-                pending.append((node.children, segment.start + 1, agreed, steps))
+            for trail in self._longer(pending.pop(), ids, limit):
+                length = trail.steps[-1].stop
+                restore = self.spec.restore_point(min(limit, length), (trail.end,))
+                if (restore, length) > (best.restore, best.length):
+                    best = Match(trail.steps, length, restore)
+                pending.append(trail)
         return best
 
     def path(self, cursor: Cursor) -> Match:
@@ -291,18 +308,28 @@ class Lineage:
             pending.extend(_keys(self._nodes[found[-1]].children))
         return found[::-1]
 
-    def _continuations(
-        self, children: _Children, ids: "Tokens[int]", lowest: int, highest: int
-    ) -> Iterator[_Node]:
-        for row, by_token in children.items():
-            if lowest <= row <= highest and row < len(ids):
-                yield from (self._nodes[key] for key in by_token.get(ids[row], ()))
+    def _longer(self, trail: _Trail, ids: "Tokens[int]", limit: int) -> Iterator[_Trail]:
+        """`trail` with one segment more, for every child that agrees with `ids`."""
+        for node in self._continuations(trail, ids):
+            segment = node.segment
+            agreed = segment.start + common_prefix(segment.ids, 0, ids, segment.start)
+            whole = agreed == segment.stop
+            if self.spec.has_windows and not whole:
+                continue
+            before = trail.end_at(segment.start)
+            yield _Trail(
+                node.children,
+                agreed if self.spec.has_windows else segment.start + 1,
+                agreed,
+                (*_shortened(trail.steps, segment.start), Step(segment, agreed)),
+                before,
+                agreed if whole and agreed <= limit else before,
+            )
 
-    def _better(self, best: Match, steps: tuple[Step, ...], limit: int) -> Match:
-        length = steps[-1].stop
-        ends = (step.stop for step in steps if step.stop == step.segment.stop)
-        found = Match(steps, length, self.spec.restore_point(min(limit, length), ends))
-        return max(best, found, key=lambda match: (match.restore, match.length))
+    def _continuations(self, trail: _Trail, ids: "Tokens[int]") -> Iterator[_Node]:
+        for row, by_token in trail.children.items():
+            if trail.first_row <= row <= trail.last_row and row < len(ids):
+                yield from (self._nodes[key] for key in by_token.get(ids[row], ()))
 
 
 def _keys(children: _Children) -> Iterator[bytes]:

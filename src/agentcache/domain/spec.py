@@ -123,6 +123,11 @@ class CacheSpec:
         """Whether a sequence can continue at any row, not only at the end of a segment."""
         return all(layer.kind is LayerKind.FULL for layer in self.layers)
 
+    @cached_property
+    def has_windows(self) -> bool:
+        """Whether what follows a segment needs the last rows of a window from it."""
+        return any(layer.kind is LayerKind.WINDOW for layer in self.layers)
+
     def restore_point(self, limit: int, ends: Iterable[int]) -> int:
         """The largest place to continue that is not past `limit`; 0 is always one.
 
