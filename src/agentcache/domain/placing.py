@@ -42,7 +42,7 @@ def prefix_is_coming(turn: Turn, running: Iterable[Turn]) -> bool:
             continue
         sequence, prompt = other.sequence, other.request.prompt
         shared = common_prefix(ids, 0, prompt.tokens, 0)
-        kept = other.cached if other.state is TurnState.FETCHING else sequence.kept
+        kept = other.restored if other.state is TurnState.FETCHING else sequence.kept
         if other.last_cut(kept, min(shared, len(ids) - 1)) - kept >= WORTH_WAITING_FOR:
             return True
     return False
@@ -68,8 +68,9 @@ def _take_over(
     hot.wake(sequence)
     lineage.touch(match.keys)
     sequence.cut_to(reuse)
+    sequence.exact = True  # the engine forgets the rest before it goes on
     sequence.ids.extend(turn.ids[reuse:])
-    turn.sequence, turn.cached, turn.tier = sequence, reuse, Tier.HOT
+    turn.sequence, turn.restored, turn.tier = sequence, reuse, Tier.HOT
     turn.state = TurnState.READY
     return Resize(turn.number, sequence.number, reuse, sequence.capacity)
 
@@ -79,7 +80,7 @@ def _begin(turn: Turn, match: Match, capacity: int, hot: HotTier, lineage: Linea
     if sequence is None:
         return None
     steps = match.restoring()
-    turn.sequence, turn.cached = sequence, match.restore
+    turn.sequence, turn.restored = sequence, match.restore
     turn.tier, turn.state = Tier.NONE, TurnState.READY
     if steps:
         keys = tuple(step.segment.key for step in steps)

@@ -60,6 +60,15 @@ class StepResult:
 
 
 @frozen
+class Grow:
+    """Give the sequence of `turn` room for `capacity` tokens in all. It goes on as it is."""
+
+    turn: int
+    sequence: int
+    capacity: int
+
+
+@frozen
 class Start:
     """Make sequence `sequence` with room for `capacity` tokens, and restore its first rows.
 
@@ -76,7 +85,10 @@ class Start:
 
 @frozen
 class Resize:
-    """Make the sequence of `turn` hold its first `length` rows only, with room for `capacity`."""
+    """Make the sequence of `turn` hold its first `length` rows only, with room for `capacity`.
+
+    What was sampled for it is forgotten too.
+    """
 
     turn: int
     sequence: int
@@ -100,10 +112,15 @@ class Park:
 
 @frozen
 class Plan:
-    """All that shall be done before the next plan, in the order of these fields."""
+    """All that shall be done before the next plan, in the order of these fields.
+
+    What may fail for one turn (`grow`, `start`, `resize`) never comes with a step: a turn for which
+    it failed is in no step.
+    """
 
     park: tuple[Park, ...] = ()
     drop: tuple[int, ...] = ()
+    grow: tuple[Grow, ...] = ()
     start: tuple[Start, ...] = ()
     resize: tuple[Resize, ...] = ()
     step: StepPlan | None = None
@@ -111,4 +128,5 @@ class Plan:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.park or self.drop or self.start or self.resize or self.step)
+        prepared = self.park or self.drop or self.grow or self.start or self.resize
+        return not (prepared or self.step)

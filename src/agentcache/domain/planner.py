@@ -23,6 +23,7 @@ from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits, Notice, Placed, Refused, Token
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
+    Grow,
     Park,
     Plan,
     PrefillChunk,
@@ -31,9 +32,9 @@ from agentcache.domain.plan import (
     StepPlan,
     StepResult,
 )
-from agentcache.domain.request import Finish, Miss, TurnRequest
+from agentcache.domain.request import Finish, Miss, Prompt, TurnRequest
 from agentcache.domain.session import SessionKey
-from agentcache.domain.turn import Turn, TurnState
+from agentcache.domain.turn import Sequence, Turn, TurnState
 from agentcache.domain.waiting import TurnQueue
 
 GROWTH_TOKENS = 512
@@ -88,7 +89,8 @@ class Planner:
             raise Overloaded(f"{len(self._queue)} turns are waiting already", self._retry_after())
         self._numbers += 1
         room = min(request.max_tokens or most, most - length)
-        turn = Turn(self._numbers, request, now, room, miss=request.prompt.miss)
+        marks = self._marks(request.prompt)
+        turn = Turn(self._numbers, request, now, room, marks, miss=request.prompt.miss)
         self.turns[turn.number] = turn
         self._queue.push(turn)
         return turn
@@ -97,7 +99,7 @@ class Planner:
         """What the turn's `Start` asked for is restored."""
         turn = self._end_fetch(number)
         if turn is not None:
-            turn.live.rows = turn.live.planned = turn.live.kept = turn.cached
+            turn.live.rows = turn.live.planned = turn.live.kept = turn.restored
             self._place(turn)
 
     def fetch_failed(self, number: int) -> None:
@@ -125,13 +127,12 @@ class Planner:
         for number, count in _rows_of(plan).items():
             turn = turns[number]
             turn.live.flying -= 1
-            if turn.finish is not None:
-                continue
-            if number in failed:
+            if number in failed and turn.finish is None:
                 self._end(turn, Finish.FAILED, failed[number])
+            if number in failed or turn.finish is Finish.FAILED:
                 continue
-            turn.live.rows += count
-            if number in sampled:
+            turn.live.advance(count)
+            if number in sampled and turn.finish is None:
                 self._take(turn, sampled[number])
 
     def finish(self, number: int, finish: Finish, keep: int | None = None) -> None:
@@ -163,11 +164,12 @@ class Planner:
         turn.sequence, turn.state = None, TurnState.DONE
         del self.turns[number]
         self._turn_seconds += 0.1 * (now - turn.placed_at - self._turn_seconds)
-        self.hot.rest(sequence, None if turn.finish is Finish.FAILED else owner)
+        usable = turn.finish is not Finish.FAILED and self._is_exportable(sequence)
+        self.hot.rest(sequence, owner if usable else None)
 
     def refuse_waiting(self, error: AgentCacheError) -> None:
-        """Refuse every turn that waits for a place."""
-        for turn in tuple(self._queue):
+        """Refuse every turn that waits for its first place; who had one before gets it back."""
+        for turn in [one for one in self._queue if not one.admitted]:
             self._queue.remove(turn)
             self._refuse(turn, error)
 
@@ -176,13 +178,12 @@ class Planner:
     def plan(self, now: float) -> Plan:
         """All that shall be done now, before the next call."""
         self._expire(now)
-        growths, preempted = self._grow()
-        parks = (*self._parks(), *preempted)
-        if parks:  # who starts next shall find in the lineage what is kept now
-            return Plan(park=parks, drop=self.hot.take_dropped(), resize=growths)
-        starts, resizes = self._start(now)
-        step = self._step()
-        return Plan((), self.hot.take_dropped(), starts, (*growths, *resizes), step)
+        if parks := self._parks():  # who grows or starts next shall find what is kept now
+            return Plan(parks, self.hot.take_dropped())
+        grows, preempted = self._grow()
+        starts, resizes = ((), ()) if preempted else self._start(now)
+        step = None if grows or preempted or starts or resizes else self._step()
+        return Plan(preempted, self.hot.take_dropped(), grows, starts, resizes, step)
 
     def take_notices(self) -> tuple[Notice, ...]:
         """What happened to turns since the last call, in order."""
@@ -219,6 +220,7 @@ class Planner:
         turn.state = TurnState.READY
         if turn.admitted:
             return
+        turn.cached = turn.restored
         if turn.miss is Miss.NONE and turn.cached < min(turn.request.expected, len(turn.ids) - 1):
             turn.miss = Miss.EVICTED
         turn.admitted = True
@@ -259,6 +261,14 @@ class Planner:
         del self._running[turn.number]
         turn.sequence, turn.state, turn.asked = None, TurnState.QUEUED, len(turn.sampled)
 
+    def _marks(self, prompt: Prompt) -> tuple[int, ...]:
+        """What agents share ends there; and where a sequence can continue only at the end of a
+        segment, what the next prompt will have in common with this one.
+        """
+        if self.lineage.spec.interior_restorable:
+            return (prompt.shared,)
+        return tuple(sorted((prompt.shared, prompt.body)))
+
     def _expire(self, now: float) -> None:
         late = [one for one in self._queue if one.request.deadline <= now and not one.admitted]
         for turn in late:
@@ -283,7 +293,7 @@ class Planner:
         if turn.state is TurnState.FETCHING:
             return None
         stop = sequence.rows if over else turn.last_cut(sequence.kept, sequence.rows)
-        if not turn.request.store:
+        if not turn.request.store or not self._is_exportable(sequence):
             stop = sequence.kept
         if stop == sequence.kept and not over:
             return None
@@ -294,6 +304,16 @@ class Planner:
         cuts = turn.cuts(sequence.kept, stop)
         sequence.kept = stop
         return Park(sequence.number, sequence.root, sequence.ids[:stop], cuts, ending)
+
+    def _is_exportable(self, sequence: Sequence) -> bool:
+        """Whether the engine can give `sequence` out as it is at its last row."""
+        return sequence.exact or self.lineage.spec.interior_restorable
+
+    def _must_park(self, turn: Turn) -> bool:
+        """Whether a cut is reached that has to be kept before the turn goes on: state and window
+        layers are known only at the row where the sequence stands, and others may wait for it.
+        """
+        return turn.request.store and turn.next_cut(turn.live.kept) <= turn.live.planned
 
     def _start(self, now: float) -> tuple[tuple[Start, ...], tuple[Resize, ...]]:
         starts: list[Start] = []
@@ -315,33 +335,29 @@ class Planner:
         return tuple(starts), tuple(resizes)
 
     def _may_start(self, turn: Turn) -> bool:
-        others = self._running.values()
         identity = turn.request.identity
-        if identity.exclusive and any(other.request.identity == identity for other in others):
-            return False
-        return not prefix_is_coming(turn, others)
+        if identity.exclusive:  # its turns go one after another, in order
+            of_agent = (one for one in self.turns.values() if one.request.identity == identity)
+            if next(of_agent) is not turn:
+                return False
+        return not prefix_is_coming(turn, self._running.values())
 
-    def _grow(self) -> tuple[tuple[Resize, ...], tuple[Park, ...]]:
+    def _grow(self) -> tuple[tuple[Grow, ...], tuple[Park, ...]]:
         """Make room for the next token of every decoding turn, the oldest first.
 
         Where there is none, the youngest turns give their place up and wait for it again.
         """
-        grown: list[Resize] = []
+        grown: list[Grow] = []
         preempted: list[Park] = []
         for turn in sorted(self._running.values(), key=lambda one: one.number):
-            if turn.number not in self._running or not self._is_full(turn):
-                continue
-            while not self._enlarge(turn):
-                victim = self._victim(turn)
-                if victim is None:
-                    break
+            while turn.number in self._running and self._is_full(turn):
+                if self._enlarge(turn):
+                    grown.append(Grow(turn.number, turn.live.number, turn.live.capacity))
+                    continue
+                victim = self._youngest_alive()
+                if victim.live.flying:  # no step is planned until it has landed
+                    return tuple(grown), tuple(preempted)
                 preempted.append(self._preempt(victim))
-                if victim is turn:
-                    break
-            else:
-                grown.append(
-                    Resize(turn.number, turn.live.number, turn.live.rows, turn.live.capacity)
-                )
         return tuple(grown), tuple(preempted)
 
     def _is_full(self, turn: Turn) -> bool:
@@ -354,13 +370,9 @@ class Planner:
         wanted = min(held + GROWTH_TOKENS, self.hot.capacity)
         return self.hot.enlarge(turn.live, wanted) or self.hot.enlarge(turn.live, held + 1)
 
-    def _victim(self, turn: Turn) -> Turn | None:
-        able = [
-            one
-            for one in self._running.values()
-            if one.number >= turn.number and one.state in _ALIVE and not one.live.flying
-        ]
-        return max(able, key=lambda one: one.number, default=None)
+    def _youngest_alive(self) -> Turn:
+        alive = (turn for turn in self._running.values() if turn.state in _ALIVE)
+        return max(alive, key=lambda turn: turn.number)
 
     def _preempt(self, turn: Turn) -> Park:
         stop = turn.live.rows if turn.request.store else turn.live.kept
@@ -370,10 +382,12 @@ class Planner:
         return park
 
     def _step(self) -> StepPlan | None:
-        if len(self._flying) >= self.limits.in_flight:
+        turns = self._running.values()
+        if len(self._flying) >= self.limits.in_flight or any(map(self._is_full, turns)):
             return None
-        decode = [turn for turn in self._running.values() if self._can_decode(turn)]
-        chunk = self._chunk(self.limits.busy_chunk if decode else self.limits.chunk)
+        decode = [turn for turn in turns if self._can_decode(turn)]
+        busy = any(turn.state is TurnState.DECODING for turn in turns)
+        chunk = self._chunk(self.limits.busy_chunk if busy else self.limits.chunk)
         if chunk is None and not decode:
             return None
         for turn in decode:
@@ -383,7 +397,7 @@ class Planner:
         numbers = tuple(turn.live.number for turn in decode)
         plan = StepPlan(self._steps, (chunk,) if chunk else (), numbers)
         flying = _rows_of(plan)
-        for turn in self._running.values():
+        for turn in turns:
             turn.live.flying += turn.live.number in flying
         self._flying.append(plan)
         return plan
@@ -391,11 +405,14 @@ class Planner:
     def _can_decode(self, turn: Turn) -> bool:
         if turn.state is not TurnState.DECODING or turn.asked >= turn.max_tokens:
             return False
-        return turn.live.planned < turn.live.capacity
+        if turn.live.flying and not self.lineage.spec.interior_restorable:
+            return False  # a row past the end of the turn could not be taken back
+        return turn.live.planned < turn.live.capacity and not self._must_park(turn)
 
     def _chunk(self, size: int) -> PrefillChunk | None:
         """The next chunk: of the turn with least to prefill, unless the oldest waited too often."""
-        turns = [turn for turn in self._running.values() if turn.state in _PREFILL]
+        turns = [one for one in self._running.values() if one.state in _PREFILL]
+        turns = [turn for turn in turns if not self._must_park(turn)]
         if not turns:
             return None
         oldest = min(turns, key=lambda turn: turn.number)

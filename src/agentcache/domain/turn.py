@@ -28,7 +28,8 @@ class Sequence:
     """A live sequence of the engine, as the planner sees it.
 
     `rows` were computed, `planned` are computed or in a step that is not collected yet, `kept` are
-    in the lineage. `owner` is the session whose next turn may take it over.
+    in the lineage. `owner` is the session whose next turn may take it over. It is `exact` while the
+    engine holds these rows and no more: otherwise only rows of full layers can still be told apart.
     """
 
     number: int
@@ -40,27 +41,43 @@ class Sequence:
     planned: int = 0
     kept: int = 0
     flying: int = 0  # uncollected steps that it is in
+    exact: bool = True
 
     def cut_to(self, length: int) -> None:
         """Forget every token and row from `length` on."""
+        self.exact = self.exact and self.rows <= length
         del self.ids[length:]
         self.rows = min(self.rows, length)
         self.planned = self.rows
         self.kept = min(self.kept, length)
 
+    def advance(self, count: int) -> None:
+        """`count` more rows were computed; those of a token that is forgotten do not count."""
+        if self.rows + count > len(self.ids):
+            self.exact = False
+            return
+        self.rows += count
+        self.planned = max(self.planned, self.rows)
+
 
 @define(eq=False)
 class Turn:
-    """One turn: what was asked, where it is, what came of it so far."""
+    """One turn: what was asked, where it is, what came of it so far.
+
+    `marks` are the places in the prompt, in order, where segments shall end in any case. It went on
+    from `restored` rows when it got its place; `cached` is how many these were the first time.
+    """
 
     number: int
     request: TurnRequest
     arrived: float
     max_tokens: int
+    marks: tuple[int, ...] = ()
     state: TurnState = TurnState.QUEUED
     sequence: Sequence | None = None
     leased: tuple[bytes, ...] = ()
     placed_at: float = 0.0
+    restored: int = 0
     cached: int = 0
     tier: Tier = Tier.NONE
     miss: Miss = Miss.NONE
@@ -90,13 +107,12 @@ class Turn:
     def next_cut(self, position: int) -> int:
         """The first place after `position` where a segment shall end.
 
-        These depend on the prompt alone, so that agents with one prefix cut it alike: the end of
-        what is shared, and every SEGMENT_ROWS tokens before and after it.
+        These depend on the prompt alone, so that agents with one prefix cut it alike: its marks,
+        and every SEGMENT_ROWS tokens after each of them and after the beginning.
         """
-        shared = self.request.prompt.shared
-        if position < shared:
-            return min(shared, _next_multiple(position))
-        return shared + _next_multiple(position - shared)
+        last = max((mark for mark in self.marks if mark <= position), default=0)
+        regular = last + ((position - last) // SEGMENT_ROWS + 1) * SEGMENT_ROWS
+        return min((mark for mark in self.marks if position < mark < regular), default=regular)
 
     def cuts(self, start: int, stop: int) -> tuple[int, ...]:
         """All places in (start, stop] where segments shall end, `stop` among them."""
@@ -112,7 +128,3 @@ class Turn:
         while cut <= stop:
             start, cut = cut, self.next_cut(cut)
         return start
-
-
-def _next_multiple(position: int) -> int:
-    return (position // SEGMENT_ROWS + 1) * SEGMENT_ROWS
