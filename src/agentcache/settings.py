@@ -229,6 +229,11 @@ def converter() -> Converter:
     return ts.default_converter(resolve_paths=False)
 
 
+def load(config: Path | None = None) -> Settings:
+    """The settings of file and environment. Raises TsError; `problems` says what is wrong."""
+    return ts.load_settings(Settings, loaders(config), converter=converter())
+
+
 def problems(error: TsError) -> str:
     """What is wrong with the settings, a line for each."""
     if not isinstance(error, ExceptionGroup):

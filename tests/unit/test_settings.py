@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typed_settings import load_settings
 from typed_settings.exceptions import TsError
 
 from agentcache.settings import (
     Bytes,
     Settings,
-    converter,
     default_config,
-    loaders,
+    load,
     parse_size,
     problems,
 )
@@ -23,10 +21,6 @@ from agentcache.settings import (
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-
-
-def _load(config: Path | None = None) -> Settings:
-    return load_settings(Settings, loaders(config), converter=converter())
 
 
 @pytest.mark.parametrize(
@@ -118,7 +112,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
     default_config().parent.mkdir(parents=True)
     default_config().write_text('port = 1111\nmax-batch = 3\nmemory_budget = "64MB"\n')
     monkeypatch.setenv("AGENTCACHE_PORT", "2222")
-    settings = _load()
+    settings = load()
     assert (settings.port, settings.max_batch, settings.max_queue) == (2222, 3, 64)
     assert settings.memory_budget == 64_000_000
 
@@ -128,14 +122,14 @@ def test_a_named_file_is_read_instead_of_the_default_one(tmp_path: Path) -> None
     default_config().write_text("port = 1111\nmax_batch = 3\n")
     named = tmp_path / "mine.conf"
     named.write_text("port = 2222\n")
-    assert (_load(named).port, _load(named).max_batch) == (2222, 8)
+    assert (load(named).port, load(named).max_batch) == (2222, 8)
 
 
 def test_a_tilde_is_understood_in_the_environment_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AGENTCACHE_HOME", "~/there")
-    assert _load().home == tmp_path / "there"
+    assert load().home == tmp_path / "there"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +147,7 @@ def test_a_wrong_variable_is_told_in_one_line(
 ) -> None:
     monkeypatch.setenv(f"AGENTCACHE_{variable}", value)
     with pytest.raises(TsError) as caught:
-        _load()
+        load()
     told = problems(caught.value)
     assert told.startswith(problem)
     assert "\n" not in told
@@ -163,12 +157,12 @@ def test_every_wrong_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTCACHE_PORT", "http")
     monkeypatch.setenv("AGENTCACHE_DISK_CAP", "much")
     with pytest.raises(TsError) as caught:
-        _load()
+        load()
     assert [line.split()[0] for line in problems(caught.value).splitlines()] == ["port", "disk_cap"]
 
 
 def test_an_unknown_name_in_the_file_is_told(tmp_path: Path) -> None:
     (config := tmp_path / "config.toml").write_text("prot = 80\n")
     with pytest.raises(TsError) as caught:
-        _load(config)
+        load(config)
     assert "prot" in problems(caught.value)

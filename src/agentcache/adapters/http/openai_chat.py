@@ -47,9 +47,10 @@ class OpenAIChat:
         body = await read_json(request, _decoder, self.edge.max_body)
         require_model(self.edge.service, body.model)
         ask = asked(body, request.headers)
+        fingerprint = self.edge.service.model.digest.hex()[:16]
         turn = await self.edge.admit(ask, request.receive)
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        answer = _Answer(turn, body.model, self.edge.service.model.digest.hex()[:16], usage)
+        answer = _Answer(turn, body.model, fingerprint, usage)
         if body.stream:
             frames = answer.frames(self.edge.keep_alive)
             return TurnStream(self.edge, turn, frames, cache_headers(turn.admitted))

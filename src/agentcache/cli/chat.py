@@ -1,0 +1,93 @@
+"""agentcache chat: talk to an agent that remembers."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import click
+
+from agentcache.cli.options import with_settings
+from agentcache.cli.transcript import Transcript
+from agentcache.cli.voices import Cost, Local, Remote, Voice
+from agentcache.domain.conversation import Message
+from agentcache.domain.errors import AgentCacheError, TurnCancelled
+from agentcache.domain.request import Identity, Sampling
+from agentcache.settings import Settings
+
+# What a model says must not steer the terminal: all control characters but line feed and tab.
+_UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+
+
+@click.command()
+@click.argument("name")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
+@with_settings
+def chat(settings: Settings, name: str, temperature: float) -> None:
+    """Talk to the agent NAME, who remembers what was said before, also after a restart.
+
+    Ctrl-C stops an answer, Ctrl-D ends the chat. If a server is running, it is the one that
+    answers.
+    """
+    from agentcache.cli import logs
+
+    logs.configure(settings.log_format, "warning")
+    Identity(name, exclusive=True)  # refuses what can be no name, before anything is loaded
+    transcript = Transcript.of(settings.home, name)
+    with _voice(settings, name, Sampling(temperature)) as voice:
+        for said in _said_by_user():
+            _exchange(voice, transcript, said)
+
+
+@contextmanager
+def _voice(settings: Settings, name: str, sampling: Sampling) -> Iterator[Voice]:
+    from agentcache.adapters.disk import home
+
+    owner = home.owner(settings.home)
+    if owner is not None and owner.address is not None:
+        yield Remote(owner.address, name, sampling)
+        return
+    from agentcache.cli.running import running
+
+    with running(settings) as container, asyncio.Runner() as runner:
+        container.loop().wait_open()
+        yield Local(container.service(), name, sampling, runner)
+
+
+def _said_by_user() -> Iterator[str]:
+    """Lines from stdin, until it ends or Ctrl-C is pressed at the prompt."""
+    asking = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if asking else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            click.echo(err=True)
+            return
+        if line:
+            yield line
+
+
+def _exchange(voice: Voice, transcript: Transcript, said: str) -> None:
+    """One question and its answer; only a whole answer goes on record."""
+    question = Message("user", said)
+    pieces: list[str] = []
+    cost: Cost | None = None
+    try:
+        with closing(voice.answer((*transcript.messages(), question))) as answer:
+            for piece in answer:
+                if isinstance(piece, Cost):
+                    cost = piece
+                else:
+                    pieces.append(piece)
+                    click.echo(piece.translate(_UNPRINTABLE), nl=False)
+        if cost is None:
+            raise TurnCancelled("cut off")
+    except KeyboardInterrupt:
+        click.secho("\nstopped", err=True, dim=True)
+    except AgentCacheError as error:
+        if not sys.stdin.isatty():
+            raise
+        click.secho(f"\n{error}", err=True, fg="red")
+    else:
+        transcript.append(question, Message("assistant", "".join(pieces)))
+        click.secho(f"\n{cost.cached} of {cost.prompt} tokens remembered", err=True, dim=True)

@@ -1,0 +1,31 @@
+"""The `agentcache` command and how it fails: one line, and 1 for what went wrong, 2 for misuse."""
+
+import click
+from typed_settings.exceptions import TsError
+
+from agentcache.cli.chat import chat
+from agentcache.cli.models import models
+from agentcache.cli.serve import serve
+from agentcache.domain.errors import AgentCacheError
+from agentcache.settings import problems
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except AgentCacheError as error:
+            raise click.ClickException(str(error)) from None
+        except TsError as error:
+            raise click.UsageError(problems(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="agentcache-mlx", prog_name="agentcache")
+def main() -> None:
+    """Persistent KV-cache memory for LLM agents."""
+
+
+main.add_command(serve)
+main.add_command(chat)
+main.add_command(models)
