@@ -1,4 +1,4 @@
-"""Tiny models with random weights, written as real MLX folders: what a test loads is what users load.
+"""Tiny models of random weights, written as real MLX folders, loaded like any user's model.
 
 The BLAS goes first: MLX binds its matmuls when it is imported.
 """

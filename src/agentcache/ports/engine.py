@@ -32,7 +32,8 @@ class Engine(Protocol):
     """One model and its live sequences, each known by a number that the planner gives.
 
     All methods are called from one thread, which must be the one that made the engine, except that
-    the arrays that `start` returns may be filled by other threads until `adopt`.
+    the arrays that `start` returns may be filled by other threads until `adopt`. What cannot be
+    (no such sequence, no room for a token, rows that are not there) raises IntegrityError.
     """
 
     @property
@@ -57,11 +58,18 @@ class Engine(Protocol):
         ...
 
     def submit(self, plan: StepPlan) -> None:
-        """Start a step. At most `card.in_flight` steps are uncollected at a time."""
+        """Start a step. At most `card.in_flight` steps are uncollected at a time.
+
+        A sequence may be in the next step before this one is collected, and may be trimmed or
+        dropped: then this step's result leaves it out.
+        """
         ...
 
     def collect(self) -> StepResult:
-        """Wait for the oldest submitted step. A sequence's failure is in the result, not raised."""
+        """Wait for the oldest submitted step. A sequence's failure is in the result, not raised.
+
+        A sequence that failed stays, with its rows, and fails again until it is trimmed or dropped.
+        """
         ...
 
     def export(self, sequence: int, start: int, stop: int) -> Rows:
@@ -69,7 +77,10 @@ class Engine(Protocol):
         ...
 
     def trim(self, sequence: int, length: int) -> None:
-        """Forget all rows from `length` on, and what was sampled."""
+        """Forget all rows from `length` on, and what was sampled.
+
+        `length` is any up to the present one where `spec.interior_restorable`, else 0 or that.
+        """
         ...
 
     def drop(self, sequence: int) -> None:

@@ -16,21 +16,18 @@ from agentcache.adapters.mlx.sampling import Choice, Draw, choose
 from agentcache.domain.plan import Sampled, SequenceFailed
 from agentcache.domain.request import Sampling
 
-Outcome = Sampled | SequenceFailed
-
 
 @define(eq=False)
 class LiveSequence:
     """One sequence: its caches, how it is sampled, the last sampled token, which may be lazy.
 
-    `epoch` changes when the caller resets it, so that results under way are left out. A sequence
-    with a `problem` has failed and runs no more.
+    `epoch` changes when the caller resets it; with a `problem` it has failed and runs no more.
     """
 
     number: int
     cache: LiveCache
     draw: Draw | None = None
-    token: np.int64 | mx.array | None = None
+    token: int | mx.array | None = None
     problem: str | None = None
     epoch: int = 0
 
@@ -40,57 +37,69 @@ class LiveSequence:
         self.draw = self.token = self.problem = None
         self.epoch += 1
 
-    def fail(self, length: int, problem: str) -> None:
-        """Go no further, with `length` rows."""
-        self.cache.rewind(length)
-        self.problem = problem
+
+@frozen(eq=False)
+class Member:
+    """A sequence in a forward, and what it was when that started."""
+
+    one: LiveSequence
+    length: int = field(init=False)
+    _epoch: int = field(init=False)
+
+    @length.default
+    def _length_now(self) -> int:
+        return self.one.cache.length
+
+    @_epoch.default
+    def _epoch_now(self) -> int:
+        return self.one.epoch
+
+    @property
+    def current(self) -> bool:
+        """Whether nobody reset the sequence since."""
+        return self.one.epoch == self._epoch
+
+    def rewind(self) -> None:
+        """Put the sequence's length back to what it was."""
+        self.one.cache.rewind(self.length)
+
+    def fail(self, problem: str) -> None:
+        """The sequence goes no further; its rows are those from before."""
+        if self.current and self.one.problem is None:
+            self.rewind()
+            self.one.problem = problem
 
 
 @frozen(eq=False)
 class Running:
-    """A forward under way: its sequences, how long each was before it, and the choice of tokens.
+    """A forward under way. Without a choice nothing is sampled, or all members have failed."""
 
-    Without a choice nothing is sampled, or everything failed.
-    """
-
-    members: tuple[LiveSequence, ...]
-    before: tuple[int, ...]
+    members: Sequence[Member]
     choice: Choice | None = None
-    epochs: tuple[int, ...] = field(init=False)
 
-    @epochs.default
-    def _current(self) -> tuple[int, ...]:
-        return tuple(member.epoch for member in self.members)
-
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[Sampled | SequenceFailed]:
         """Wait for the tokens. Sequences that were reset since are left out."""
         tokens = self._tokens()
-        for member, epoch, token in zip(self.members, self.epochs, tokens, strict=True):
-            if member.epoch != epoch:
-                continue
-            if member.problem is not None:
-                yield SequenceFailed(member.number, member.problem)
-            elif token is not None:
-                yield Sampled(member.number, token)
+        for n, member in enumerate(self.members):
+            one = member.one
+            if one.problem is not None and member.current:
+                yield SequenceFailed(one.number, one.problem)
+            elif tokens is not None and member.current:
+                yield Sampled(one.number, int(tokens[n]))
 
-    def _tokens(self) -> Sequence[int | None]:
-        """The sampled tokens; members whose logits came out unusable have failed."""
+    def _tokens(self) -> Sequence[int] | None:
         if self.choice is None:
-            return [None] * len(self.members)
+            return None
         try:
-            usable, tokens = np.asarray(self.choice.usable), np.asarray(self.choice.tokens)
-        except Exception as error:  # the device's: lazy work cannot be retried alone
-            self.fail(_described(error))
-            return [None] * len(self.members)
-        for member, before, good in zip(self.members, self.before, usable, strict=True):
-            if not good and member.problem is None:
-                member.fail(before, "its logits are not finite")
+            tokens, usable = np.asarray(self.choice.tokens), np.asarray(self.choice.usable)
+        except Exception as error:  # the device's: what was lazy cannot be tried again one by one
+            for member in self.members:
+                member.fail(_described(error))
+            return None
+        for member, good in zip(self.members, usable, strict=True):
+            if not good:
+                member.fail("its logits are not finite")
         return [int(token) for token in tokens]
-
-    def fail(self, problem: str) -> None:
-        """Every member fails, its rows as they were before."""
-        for member, before in zip(self.members, self.before, strict=True):
-            member.fail(before, problem)
 
 
 @frozen(eq=False)
@@ -103,69 +112,67 @@ class Runner:
 
     def prefill(self, one: LiveSequence, ids: Sequence[int], sampling: Sampling | None) -> Running:
         """Run `ids`; with `sampling`, choose the first token after them."""
-        before = one.cache.length
+        member = Member(one)
+        if one.problem is not None:
+            return Running([member])
         cache = self.adapter.single(one.cache)
         try:
             if sampling is None:
                 self.forward.fill(ids, cache)
                 one.cache.settle()
-                return Running((one,), (before,))
+                return Running([member])
             one.draw = Draw.of(sampling)
-            return self._chosen((one,), (before,), self.forward.last(ids, cache))
+            return self._chosen([member], self.forward.last(ids, cache))
         except Exception as error:  # whatever it is, it ends this sequence alone
-            return _failed(one, before, error)
+            member.fail(_described(error))
+            return Running([member])
 
-    def decode(self, batch: Sequence[LiveSequence]) -> list[Running]:
+    def decode(self, batch: Sequence[LiveSequence]) -> Iterator[Running]:
         """Run the last sampled token of each: in one forward, or where that fails one by one."""
-        able = [one for one in batch if one.problem is None]
-        done = [Running((one,), (one.cache.length,)) for one in batch if one.problem is not None]
-        if not self.ragged:
-            return done + [self._alone(one) for one in able]
-        before = [one.cache.length for one in able]
-        try:
-            caches = [one.cache for one in able]
-            return [*done, self._next(able, self.adapter.ragged(caches))] if able else done
-        except Exception:  # found out below, whose it is
-            for one, length in zip(able, before, strict=True):
-                one.cache.rewind(length)
-            return done + [self._alone(one) for one in able]
+        yield Running([Member(one) for one in batch if one.problem is not None])
+        members = [Member(one) for one in batch if one.problem is None]
+        if self.ragged and len(members) > 1:
+            try:
+                yield self._together(members)
+                return
+            except Exception:  # whose it is shows when each runs alone
+                for member in members:
+                    member.rewind()
+        for member in members:
+            yield self._alone(member)
 
-    def _alone(self, one: LiveSequence) -> Running:
-        before = one.cache.length
+    def _together(self, members: Sequence[Member]) -> Running:
+        cache = self.adapter.ragged([member.one.cache for member in members])
+        return self._chosen(members, self.forward.next(_last_tokens(members), cache))
+
+    def _alone(self, member: Member) -> Running:
         try:
-            return self._next([one], self.adapter.single(one.cache))
+            cache = self.adapter.single(member.one.cache)
+            return self._chosen([member], self.forward.next(_last_tokens([member]), cache))
         except Exception as error:  # whatever it is, it ends this sequence alone
-            return _failed(one, before, error)
+            member.fail(_described(error))
+            return Running([member])
 
-    def _next(self, batch: Sequence[LiveSequence], cache: list[object]) -> Running:
-        before = tuple(one.cache.length for one in batch)
-        logits = self.forward.next(_last_tokens(batch), cache)
-        return self._chosen(tuple(batch), before, logits)
-
-    def _chosen(
-        self, members: tuple[LiveSequence, ...], before: tuple[int, ...], logits: mx.array
-    ) -> Running:
-        draws = [one.draw for one in members if one.draw is not None]
-        positions = [one.cache.length for one in members]
+    def _chosen(self, members: Sequence[Member], logits: mx.array) -> Running:
+        draws = [member.one.draw or _GREEDY for member in members]
+        positions = [member.one.cache.length for member in members]
         logits = logits.astype(mx.float32)
         if self.adapter.in_buffers:
             choice = choose(np.asarray(logits), draws, positions)
         else:
             choice = choose(logits, draws, positions)
             mx.async_eval(choice.tokens, choice.usable)  # type: ignore[no-untyped-call]
-        for n, one in enumerate(members):
-            one.token = choice.tokens[n]
-        return Running(members, before, choice)
+        for member, token in zip(members, choice.each(), strict=True):
+            member.one.token = token
+        return Running(members, choice)
 
 
-def _last_tokens(batch: Sequence[LiveSequence]) -> mx.array:
-    tokens = [one.token for one in batch]
-    return mx.stack([one if isinstance(one, mx.array) else mx.array(int(one)) for one in tokens])
+_GREEDY = Draw.of(Sampling(temperature=0))
 
 
-def _failed(one: LiveSequence, before: int, error: Exception) -> Running:
-    one.fail(before, _described(error))
-    return Running((one,), (before,))
+def _last_tokens(members: Sequence[Member]) -> mx.array:
+    tokens = [member.one.token for member in members if member.one.token is not None]
+    return mx.stack([mx.array(token) for token in tokens])
 
 
 def _described(error: Exception) -> str:

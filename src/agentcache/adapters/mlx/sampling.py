@@ -64,6 +64,12 @@ class Choice:
     tokens: NDArray[np.int64] | mx.array
     usable: NDArray[np.bool_] | mx.array
 
+    def each(self) -> "Sequence[int | mx.array]":
+        """The tokens one by one: numbers where they are computed, else lazy scalars."""
+        if isinstance(self.tokens, mx.array):
+            return [self.tokens[n] for n in range(self.tokens.size)]
+        return [int(token) for token in self.tokens]
+
 
 def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> Choice:
     """A token for each row of float32 `logits` [sequences, vocabulary], to stand at `positions`."""

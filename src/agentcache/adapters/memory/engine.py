@@ -1,0 +1,191 @@
+"""An engine without a model: instant, deterministic, and unforgiving about its cache.
+
+What it computes is in `hash_model`: one wrong row anywhere, or one too many or too few, shows as a
+wrong answer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from attrs import define, field, frozen
+
+from agentcache.adapters.memory.hash_cache import HashCache
+from agentcache.adapters.memory.hash_model import HashModel, hash_spec
+from agentcache.domain.errors import IntegrityError
+from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
+from agentcache.domain.request import Sampling
+from agentcache.domain.spec import CacheSpec
+from agentcache.ports.engine import ModelCard
+from agentcache.ports.rows import Rows
+
+_GREEDY = Sampling(temperature=0)
+Failing = Callable[[int, int], str | None]
+
+
+@frozen(eq=False)
+class _Pending:
+    """An outcome that is kept until it is collected; dropped if its sequence is reset before."""
+
+    cache: HashCache
+    epoch: int
+    outcome: Sampled | SequenceFailed | None
+
+
+@define(eq=False)
+class MemoryEngine:
+    """Implements `ports.engine.Engine`.
+
+    `capacity_bytes` bounds what all sequences hold: `start` and `grow` raise MemoryError beyond it.
+    `fails(sequence, step)` makes a sequence fail in a step: it returns the problem, or None.
+    """
+
+    card: ModelCard
+    _model: HashModel
+    _capacity_bytes: int | None = None
+    _fails: Failing = field(default=lambda _sequence, _step: None)
+    _live: dict[int, HashCache] = field(factory=dict, init=False)
+    _forwarded: int = field(default=0, init=False)
+    _steps: deque[tuple[int, list[_Pending], int]] = field(factory=deque, init=False)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str = "memory",
+        digest: bytes = b"memory",
+        spec: CacheSpec | None = None,
+        context: int = 8192,
+        vocabulary: int = 1000,
+        ends: frozenset[int] = frozenset({2}),
+        end_rate: float = 0.0,
+        in_flight: int = 1,
+        capacity_bytes: int | None = None,
+        fails: Failing = lambda _sequence, _step: None,
+    ) -> "MemoryEngine":
+        """An engine whose answers follow from `hash_spec()` or another `spec` made by it."""
+        spec = spec or hash_spec()
+        card = ModelCard(name, digest, spec, context, vocabulary, ends, in_flight=in_flight)
+        return cls(card, HashModel(spec, vocabulary, ends, end_rate), capacity_bytes, fails)
+
+    def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
+        """See `Engine.start`."""
+        if sequence in self._live:
+            raise IntegrityError(f"sequence {sequence} has been started already")
+        self._check_budget(capacity, 0)
+        cache = self._live[sequence] = HashCache(self.card.spec, capacity)
+        return cache.rows(0, restore, restore)
+
+    def adopt(self, sequence: int, length: int) -> None:
+        """See `Engine.adopt`."""
+        self._one(sequence).length = length
+
+    def grow(self, sequence: int, capacity: int) -> None:
+        """See `Engine.grow`."""
+        cache = self._one(sequence)
+        if capacity > cache.capacity:
+            self._check_budget(capacity, cache.nbytes)
+            cache.grow(capacity)
+
+    def submit(self, plan: StepPlan) -> None:
+        """See `Engine.submit`; the step is done when this returns."""
+        if len(self._steps) >= self.card.in_flight:
+            raise IntegrityError(f"step {plan.number} is submitted before a step is collected")
+        before = self._forwarded
+        done = [self._prefill(plan.number, chunk) for chunk in plan.prefill]
+        done += [self._decode(plan.number, sequence) for sequence in plan.decode]
+        self._steps.append((plan.number, done, self._forwarded - before))
+
+    def collect(self) -> StepResult:
+        """See `Engine.collect`."""
+        if not self._steps:
+            raise IntegrityError("no step has been submitted")
+        number, done, forwarded = self._steps.popleft()
+        outcomes = [one.outcome for one in done if one.cache.epoch == one.epoch]
+        sampled = tuple(one for one in outcomes if isinstance(one, Sampled))
+        failed = tuple(one for one in outcomes if isinstance(one, SequenceFailed))
+        return StepResult(number, sampled, failed, forwarded)
+
+    def export(self, sequence: int, start: int, stop: int) -> Rows:
+        """See `Engine.export`."""
+        cache = self._one(sequence)
+        if not 0 <= start <= stop <= cache.length:
+            raise IntegrityError(f"[{start}, {stop}) of {cache.length} rows cannot be exported")
+        return cache.rows(start, stop, cache.length)
+
+    def trim(self, sequence: int, length: int) -> None:
+        """See `Engine.trim`."""
+        cache = self._one(sequence)
+        if length not in self._trimmable(cache):
+            raise IntegrityError(f"{cache.length} rows cannot be trimmed to {length}")
+        cache.reset(length)
+
+    def drop(self, sequence: int) -> None:
+        """See `Engine.drop`."""
+        cache = self._live.pop(sequence, None)
+        if cache is not None:
+            cache.reset(0)
+
+    def held_bytes(self) -> int:
+        """See `Engine.held_bytes`."""
+        return sum(cache.nbytes for cache in self._live.values())
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._steps.clear()
+        self._live.clear()
+
+    def expected_tokens(
+        self, ids: Sequence[int], count: int, sampling: Sampling | None = None
+    ) -> list[int]:
+        """The `count` tokens that follow `ids`, each worked out from nothing (default: greedy)."""
+        known = list(ids)
+        for _ in range(count):
+            cache = HashCache(self.card.spec, len(known))
+            cache.append(self._model.rows(cache.everything(), known))
+            known.append(self._model.token(cache.everything(), sampling or _GREEDY))
+        return known[len(ids) :]
+
+    def _prefill(self, step: int, chunk: PrefillChunk) -> _Pending:
+        cache = self._one(chunk.sequence)
+        if cache.problem is None and chunk.start != cache.length:
+            raise IntegrityError(f"{chunk.start} does not follow {cache.length} rows")
+        cache.sampling = chunk.sampling
+        return self._run(step, chunk.sequence, cache, chunk.ids)
+
+    def _decode(self, step: int, sequence: int) -> _Pending:
+        cache = self._one(sequence)
+        if cache.problem is None and cache.token is None:
+            raise IntegrityError(f"nothing was sampled for sequence {sequence}")
+        return self._run(step, sequence, cache, [cache.token or 0])
+
+    def _run(self, step: int, sequence: int, cache: HashCache, ids: Sequence[int]) -> _Pending:
+        cache.problem = cache.problem or self._fails(sequence, step)
+        if cache.problem is not None:
+            return _Pending(cache, cache.epoch, SequenceFailed(sequence, cache.problem))
+        if cache.length + len(ids) > cache.capacity:
+            raise IntegrityError(f"sequence {sequence} has no room for {len(ids)} more tokens")
+        self._forwarded += len(ids)
+        cache.append(self._model.rows(cache.everything(), ids))
+        if cache.sampling is None:
+            return _Pending(cache, cache.epoch, None)
+        cache.token = self._model.token(cache.everything(), cache.sampling)
+        return _Pending(cache, cache.epoch, Sampled(sequence, cache.token))
+
+    def _trimmable(self, cache: HashCache) -> Sequence[int]:
+        if self.card.spec.interior_restorable:
+            return range(cache.length + 1)
+        return (0, cache.length)
+
+    def _check_budget(self, capacity: int, instead_of: int) -> None:
+        if self._capacity_bytes is None:
+            return
+        spec = self.card.spec
+        own = capacity * (spec.row_bytes + spec.window_row_bytes) + spec.state_bytes
+        wanted = self.held_bytes() - instead_of + own
+        if wanted > self._capacity_bytes:
+            raise MemoryError(f"{wanted} bytes of KV do not fit in {self._capacity_bytes}")
+
+    def _one(self, sequence: int) -> HashCache:
+        if sequence not in self._live:
+            raise IntegrityError(f"there is no sequence {sequence}")
+        return self._live[sequence]

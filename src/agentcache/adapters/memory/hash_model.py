@@ -1,0 +1,114 @@
+"""A model made of hashes: what its cache holds, and what it says next, as pure functions.
+
+The row of a token is a function of all tokens up to it; the next token is a function of every bit
+in the cache. The numbers in rows are whole and below 256, so they are exact in every float format.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from agentcache.domain.request import Sampling
+from agentcache.domain.spec import CacheSpec, LayerGroup, LayerKind, LayerSpec, StateArray
+from agentcache.ports.rows import RowArray, Rows, empty_rows
+
+Words = NDArray[np.uint64]
+_WORD = (1 << 64) - 1
+_ODD = 0x9E3779B97F4A7C15
+_KEY_DIM, _VALUE_DIM = 8, 4  # the eight bytes of a word; unequal, as under MLA
+
+
+def hash_spec(layers: int = 2, window: int | None = None, state: bool = False) -> CacheSpec:
+    """A spec of `layers` full layers, on demand with one window and one state layer more."""
+    found = [LayerSpec.full(1, _KEY_DIM, _VALUE_DIM)] * layers
+    if window is not None:
+        found.append(LayerSpec(LayerKind.WINDOW, 1, _KEY_DIM, _VALUE_DIM, window))
+    if state:
+        found.append(LayerSpec(LayerKind.STATE, state=(StateArray((_KEY_DIM,), "float32"),)))
+    return CacheSpec(tuple(found))
+
+
+@frozen(eq=False)
+class HashModel:
+    """What is computed. `end_rate` is the share of tokens that are one of `ends`."""
+
+    spec: CacheSpec
+    vocabulary: int
+    ends: frozenset[int]
+    end_rate: float
+    _ordinary: Sequence[int] = field(init=False)
+
+    @_ordinary.default
+    def _all_but_the_ends(self) -> list[int]:
+        return [token for token in range(self.vocabulary) if token not in self.ends]
+
+    def rows(self, before: Rows, ids: Sequence[int]) -> Rows:
+        """The rows of `ids` behind `before`, whose last row they continue from.
+
+        Window layers have a row for every id here; the state is the one after the last id.
+        """
+        chain = _chain(_link(before), ids)
+        held = {kind: dict[str, RowArray]() for kind in (LayerKind.FULL, LayerKind.WINDOW)}
+        for group in self.spec.groups:
+            for role, dim in group.roles():
+                held[group.kind][role] = _spread(group, role, chain, dim)
+        state = {
+            name: _spread_word(chain[-1:], salt)[0]
+            for salt, name in enumerate(empty_rows(self.spec, 0, 0).state)
+        }
+        full, window = held[LayerKind.FULL], held[LayerKind.WINDOW]
+        return Rows(before.stop, before.stop + len(ids), full, window, state)
+
+    def token(self, cache: Rows, sampling: Sampling) -> int:
+        """What comes after `cache`: all rows from 0 on, of a window the last ones."""
+        digest = blake2b(repr(_asked(sampling)).encode(), digest_size=16)
+        digest.update(cache.stop.to_bytes(8, "little"))
+        for held in (cache.full, cache.window, cache.state):
+            for name, array in sorted(held.items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(array).data)
+        value = int.from_bytes(digest.digest(), "little")
+        chance, pick = (value & 0xFFFFFFFF) / 2**32, value >> 32
+        choices = sorted(self.ends) if chance < self.end_rate else self._ordinary
+        return choices[pick % len(choices)]
+
+
+def _asked(sampling: Sampling) -> tuple[object, ...]:
+    """What of `sampling` makes a difference: greedy is greedy, whatever else is asked for."""
+    if sampling.temperature == 0:
+        return ()
+    filters = (sampling.top_p, sampling.top_k, sampling.min_p)
+    return (sampling.temperature, *filters, sampling.seed)
+
+
+def _link(before: Rows) -> int:
+    """The last word of the chain, read back from the last row: its keys are the word's bytes."""
+    if before.stop == before.start:
+        return 0
+    keys = np.nan_to_num(before.full["g0.k"][0, 0, -1].astype(np.float64))
+    return int.from_bytes(keys.astype(np.int64).astype(np.uint8).tobytes(), "little")
+
+
+def _chain(link: int, ids: Sequence[int]) -> Words:
+    words = []
+    for token in ids:
+        link = ((link ^ (token + 1)) * _ODD) & _WORD
+        link ^= link >> 29
+        words.append(link)
+    return np.array(words, np.uint64)
+
+
+def _spread(group: LayerGroup, role: str, chain: Words, dim: int) -> RowArray:
+    """Rows [layers, 1, len(chain), dim]; the first layer's keys are the bytes of the chain."""
+    salt = 1000 if role.endswith(".v") else 0
+    layers = [_spread_word(chain, layer + salt)[None, :, :dim] for layer in group.layers]
+    return np.stack(layers)
+
+
+def _spread_word(words: Words, salt: int) -> NDArray[np.float32]:
+    """Eight numbers below 256 for each word; the word's own bytes when `salt` is 0."""
+    turned = words * np.uint64((1 + salt * _ODD * 2) & _WORD)
+    return turned.astype("<u8").view(np.uint8).reshape(-1, _KEY_DIM).astype(np.float32)
