@@ -4,6 +4,8 @@ The BLAS goes first: MLX binds its matmuls when it is imported.
 """
 
 import json
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from agentcache.adapters.mlx import blas
@@ -12,10 +14,10 @@ blas.load()
 
 import mlx.core as mx  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
-from mlx_lm.models import llama  # noqa: E402
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+END = CONTROL.index("<|im_end|>")
 VOCABULARY = len(CONTROL) + 256
 CHATML = (
     "{% for message in messages %}"
@@ -40,11 +42,7 @@ def tiny_llama(
     dtype: mx.Dtype = mx.float32,
     **more: object,
 ) -> Path:
-    """A llama of random weights in the folder `path` (made if missing), with a ChatML tokenizer.
-
-    The tokenizer is byte-level without merges: ids 0 to 2 are control tokens, 2 ends a turn. `more`
-    goes into config.json as it is, e.g. `rope_scaling`.
-    """
+    """A llama in the folder `path`. `more` goes into config.json, e.g. `rope_scaling`."""
     config = {
         "model_type": "llama",
         "hidden_size": hidden,
@@ -56,30 +54,41 @@ def tiny_llama(
         "vocab_size": vocabulary,
         "max_position_embeddings": context,
         "tie_word_embeddings": tied,
-        "eos_token_id": CONTROL.index("<|im_end|>"),
         **more,
     }
+    return tiny_model(path, seed, config, dtype)
+
+
+def tiny_model(
+    path: Path, seed: int, config: Mapping[str, object], dtype: mx.Dtype = mx.float32
+) -> Path:
+    """A model of mlx-lm's `config["model_type"]` in the folder `path`, which is made if missing.
+
+    Its tokenizer is byte-level without merges: ids 0 to 2 are control tokens, 2 ends a turn.
+    """
+    config = {"eos_token_id": END, "vocab_size": VOCABULARY, **config}
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config))
-    write_weights(path, llama.Model(llama.ModelArgs.from_dict(config)), seed, dtype)
-    write_tokenizer(path)
+    weights = _weights(config, mx.random.key(seed), dtype)
+    mx.save_safetensors(str(path / "model.safetensors"), weights, {"format": "mlx"})
+    _write_tokenizer(path)
     return path
 
 
-def write_weights(path: Path, model: llama.Model, seed: int, dtype: mx.Dtype) -> None:
+def _weights(config: Mapping[str, object], key: mx.array, dtype: mx.Dtype) -> dict[str, mx.array]:
     """Normal weights of deviation 1.5/√inputs: logits are of order one, and context matters."""
-    key = mx.random.key(seed)
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
+    model = module.Model(module.ModelArgs.from_dict(config))
     weights = {}
-    for name, old in tree_flatten(model.parameters()):
-        key, mine = mx.random.split(key)
-        scale = 1.5 * old.shape[-1] ** -0.5
-        noise = mx.random.normal(old.shape, key=mine)
-        weights[name] = (1 + 0.1 * noise if old.ndim == 1 else scale * noise).astype(dtype)
-    mx.save_safetensors(str(path / "model.safetensors"), weights, {"format": "mlx"})
+    for name, blank in tree_flatten(model.parameters()):
+        key, own = mx.random.split(key)
+        noise = mx.random.normal(blank.shape, key=own)
+        scaled = 1 + 0.1 * noise if blank.ndim == 1 else 1.5 * blank.shape[-1] ** -0.5 * noise
+        weights[name] = scaled.astype(dtype)
+    return weights
 
 
-def write_tokenizer(path: Path) -> None:
-    """tokenizer.json and tokenizer_config.json: bytes, three control tokens, a ChatML template."""
+def _write_tokenizer(path: Path) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     ids = {text: n for n, text in enumerate([*CONTROL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(ids, []))
@@ -90,7 +99,7 @@ def write_tokenizer(path: Path) -> None:
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": CONTROL[1],
-        "eos_token": CONTROL[2],
+        "eos_token": CONTROL[END],
         "chat_template": CHATML,
     }
     (path / "tokenizer_config.json").write_text(json.dumps(config))
