@@ -1,0 +1,1 @@
+"""The engine on MLX: the only package that imports `mlx` or `mlx_lm`."""
