@@ -47,7 +47,7 @@ class ModelSource(Protocol):
     Safe to call from any thread and from several processes at once.
     """
 
-    def resolve(self, ref: str, progress: Progress) -> ModelFolder:
+    def resolve(self, ref: str, progress: Progress, /) -> ModelFolder:
         """Fetch, check and convert the model `ref` as far as that was not done before.
 
         A folder appears whole or not at all, also when the process is killed. Raises ModelError.
