@@ -10,7 +10,7 @@ from agentcache.adapters.disk import span_table
 from agentcache.adapters.disk.database import SALT_BYTES, connect, damaged, told, transaction
 from agentcache.adapters.disk.span_table import from_blob, to_blob
 from agentcache.domain.errors import CatalogueConflict, HomeError
-from agentcache.domain.segment import Segment
+from agentcache.domain.segment import Segment, segment_key
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.tokens import from_bytes, to_bytes
 from agentcache.ports.session_store import Catalogue, Commit
@@ -25,7 +25,8 @@ _PUT = f"""
     RETURNING id"""
 _ADD = """
     INSERT INTO segment (key, root, parent, start, nbytes, ids) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET nbytes = excluded.nbytes"""
+    ON CONFLICT DO UPDATE SET root = excluded.root, parent = excluded.parent,
+        start = excluded.start, nbytes = excluded.nbytes, ids = excluded.ids"""
 # Row `row` of segment `key` under `root`: the last of its rows has the number of its stop.
 _HAS_ROW = """
     SELECT 1 FROM segment
@@ -49,14 +50,15 @@ class SqliteSessionStore:
         return cls(path, connect(path))
 
     def load(self) -> Catalogue:
-        """Everything that was committed."""
+        """Everything that was committed, as far as keys and digests vouch for it."""
         db = self._open()
         try:
             with told(self.path):
-                return Catalogue(tuple(_segments(db)), tuple(_sessions(db)))
+                segments = _segments(db)
+                return Catalogue(tuple(segments.values()), tuple(_sessions(db, segments)))
         except OSError as error:
             raise HomeError(str(self.path.parent), str(error)) from error
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:  # values of other types
             raise damaged(self.path, str(error)) from error
 
     def commit(self, change: Commit) -> None:
@@ -150,22 +152,29 @@ def _need_unused(db: sqlite3.Connection, key: bytes) -> None:
         raise CatalogueConflict(key)
 
 
-def _segments(db: sqlite3.Connection) -> Iterable[Segment]:
-    """All segments; a parent starts before its children do."""
+def _segments(db: sqlite3.Connection) -> dict[bytes, Segment]:
+    """The segments that are what their keys say, after parents that are; a parent starts first."""
+    sound: dict[bytes, Segment] = {}
     for key, root, parent, start, nbytes, ids in db.execute(
         "SELECT key, root, parent, start, nbytes, ids FROM segment ORDER BY start, key"
     ):
-        yield Segment(key, root, parent, start, from_bytes(ids), nbytes)
+        segment = Segment(key, root, parent, start, from_bytes(ids), nbytes)
+        follows = start == 0 if parent is None else _has_row(sound, root, Cursor(parent, start))
+        if follows and key == segment_key(root, parent, start, segment.ids):
+            sound[key] = segment
+    return sound
 
 
-def _sessions(db: sqlite3.Connection) -> Iterable[Session]:
+def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterable[Session]:
+    """The sessions; one whose cursor stands at no sound segment has none."""
     rows = db.execute(f"SELECT id, {', '.join(_SESSION)} FROM session ORDER BY id")
     for number, tenant, root, name, segment, row, tools, parent, pinned, *rest in rows:
         created, used, generation = rest
+        cursor = None if segment is None else Cursor(segment, row)
         yield Session(
             SessionKey(from_blob(tenant), root, from_blob(name)),
             span_table.read(db, number),
-            None if segment is None else Cursor(segment, row),
+            cursor if cursor and _has_row(segments, root, cursor) else None,
             tools,
             None if parent is None else from_blob(parent),
             bool(pinned),
@@ -173,6 +182,11 @@ def _sessions(db: sqlite3.Connection) -> Iterable[Session]:
             used,
             generation,
         )
+
+
+def _has_row(segments: dict[bytes, Segment], root: bytes, cursor: Cursor) -> bool:
+    found = segments.get(cursor.key)
+    return found is not None and found.root == root and found.start < cursor.row <= found.stop
 
 
 def _key_values(key: SessionKey) -> tuple[bytes, bytes, bytes]:

@@ -71,6 +71,8 @@ def told(path: Path, needed: int = 0) -> Iterator[None]:
         if number := _TROUBLE.get(code & 0xFF):
             raise OSError(number, f"catalogue: {error}", str(path)) from error
         raise damaged(path, str(error)) from error
+    except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its message
+        raise damaged(path, "its schema cannot be read") from error
 
 
 def damaged(path: Path, problem: str) -> HomeError:

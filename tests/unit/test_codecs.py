@@ -1,0 +1,292 @@
+"""The contract of codecs, and what q8 promises about its loss."""
+
+from threading import Thread
+
+import numpy as np
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentcache.adapters.codecs import CODECS, codec
+from agentcache.domain.spec import CacheSpec, LayerKind, LayerSpec, StateArray
+from agentcache.ports.payload import Payload, Tensor
+from agentcache.ports.rows import RowArray, Rows, empty_rows
+from tests.unit import strategies
+
+codecs = pytest.mark.parametrize("name", CODECS)
+SMOLLM = CacheSpec((LayerSpec.full(3, 64),) * 30)
+MIXED = CacheSpec(
+    (
+        LayerSpec.full(2, 40, 24),
+        LayerSpec(LayerKind.WINDOW, 2, 40, 24, window=4),
+        LayerSpec(LayerKind.STATE, state=(StateArray((2, 3), "float32"),)),
+    )
+)
+
+
+def filled(spec: CacheSpec, count: int, seed: int = 0, slack: int = 0) -> Rows:
+    noise = np.random.default_rng(seed)
+    rows = empty_rows(spec, 0, count, count + slack)
+    for array in arrays(rows).values():
+        array[...] = noise.normal(0, 3, array.shape).astype(array.dtype)
+    return rows
+
+
+def arrays(rows: Rows) -> dict[str, RowArray]:
+    return {**rows.full, **rows.window, **rows.state}
+
+
+def as_bytes(rows: Rows) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays(rows).items()}
+
+
+def decoded(name: str, spec: CacheSpec, payload: Payload, start: int, stop: int) -> Rows:
+    """Rows [start, stop) of `payload`, decoded into views of larger buffers."""
+    out = empty_rows(spec, 0, payload.rows, payload.rows + 3).part(start, stop)
+    codec(name).decode(spec, payload, out, first=start)
+    return out
+
+
+def as_float(array: RowArray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)
+
+
+@given(st.data(), strategies.specs(), st.integers(0, 9))
+def test_native_gives_back_every_bit_of_any_cache(data, spec, count):
+    rows = data.draw(strategies.rows(spec, count, wild=True))
+    payload = codec("native").encode(spec, rows)
+    assert as_bytes(decoded("native", spec, payload, 0, count)) == as_bytes(rows)
+
+
+@codecs
+@given(data=st.data(), spec=strategies.full_specs(), count=st.integers(0, 9))
+def test_encoding_a_run_is_encoding_its_two_parts_one_after_the_other(name, data, spec, count):
+    rows = data.draw(strategies.rows(spec, count, wild=True))
+    cut = data.draw(st.integers(0, count))
+    one = codec(name)
+    whole = one.encode(spec, rows)
+    left, right = one.encode(spec, rows.part(0, cut)), one.encode(spec, rows.part(cut, count))
+    assert whole.tensors.keys() == left.tensors.keys() == right.tensors.keys()
+    for tensor_name, tensor in whole.tensors.items():
+        pieces = left.tensors[tensor_name], right.tensors[tensor_name]
+        assert bytes(tensor.data) == b"".join(bytes(piece.data) for piece in pieces)
+        assert tensor.shape[1:] == pieces[0].shape[1:] == pieces[1].shape[1:]
+        assert tensor.shape[0] == pieces[0].shape[0] + pieces[1].shape[0]
+
+
+@codecs
+@given(data=st.data(), spec=strategies.specs(), count=st.integers(1, 9))
+def test_any_part_of_the_rows_decodes_to_the_same_as_all_of_them(name, data, spec, count):
+    rows = data.draw(strategies.rows(spec, count, wild=True))
+    payload = codec(name).encode(spec, rows)
+    start = data.draw(st.integers(0, count))
+    stop = data.draw(st.integers(start, count))
+    whole = decoded(name, spec, payload, 0, count)
+    assert as_bytes(decoded(name, spec, payload, start, stop)) == as_bytes(whole.part(start, stop))
+
+
+@given(st.data(), strategies.specs(), st.integers(1, 6))
+def test_q8_is_off_by_half_a_step_of_the_groups_range_at_most(data, spec, count):
+    rows = data.draw(strategies.rows(spec, count))
+    restored = decoded("q8", spec, codec("q8").encode(spec, rows), 0, count)
+    for role, array in {**rows.full, **rows.window}.items():
+        before = as_float(array, spec.dtype)
+        # A group never spans more than its layer's row; storing the result rounds once more.
+        ranges = np.ptp(before, axis=(1, 3), keepdims=True) if before.size else np.zeros(1)
+        rounding = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}[spec.dtype]
+        after = as_float({**restored.full, **restored.window}[role], spec.dtype)
+        allowed = ranges / 255 / 2 * 1.001 + np.abs(before) * rounding
+        assert (np.abs(before - after) <= allowed).all()
+
+
+@given(st.data(), strategies.full_specs(), st.integers(1, 6))
+def test_q8_keeps_rows_that_are_not_finite_to_the_bit(data, spec, count):
+    rows = data.draw(strategies.rows(spec, count, wild=True))
+    restored = decoded("q8", spec, codec("q8").encode(spec, rows), 0, count)
+    for role, array in rows.full.items():
+        odd = ~np.isfinite(as_float(array, spec.dtype)).all(axis=(1, 3))
+        before, after = array.transpose(0, 2, 1, 3)[odd], restored.full[role].transpose(0, 2, 1, 3)
+        assert before.tobytes() == after[odd].tobytes()
+
+
+def test_q8_keeps_a_finite_row_whose_range_is_not_finite():
+    spec = CacheSpec((LayerSpec.full(1, 4),))
+    rows = filled(spec, 2)
+    rows.full["g0.k"][0, 0, 1] = [3e38, -3e38, 0, 1]
+    restored = decoded("q8", spec, codec("q8").encode(spec, rows), 0, 2)
+    assert restored.full["g0.k"][0, 0, 1].tolist() == rows.full["g0.k"][0, 0, 1].tolist()
+
+
+def test_q8_restores_the_smallest_numbers_to_within_their_own_size():
+    spec = CacheSpec((LayerSpec.full(1, 4),))
+    rows = filled(spec, 1)
+    rows.full["g0.k"][0, 0, 0] = [0, 1e-45, 3e-44, 3.6e-43]
+    restored = decoded("q8", spec, codec("q8").encode(spec, rows), 0, 1)
+    np.testing.assert_allclose(
+        restored.full["g0.k"][0, 0, 0], rows.full["g0.k"][0, 0, 0], rtol=0, atol=2e-43
+    )
+
+
+def test_the_padding_of_a_short_group_does_not_cost_precision():
+    spec = CacheSpec((LayerSpec.full(1, 2),))
+    rows = filled(spec, 1)
+    rows.full["g0.k"][0, 0, 0] = [1000, 1001]
+    restored = decoded("q8", spec, codec("q8").encode(spec, rows), 0, 1)
+    np.testing.assert_allclose(restored.full["g0.k"][0, 0, 0], [1000, 1001], rtol=0, atol=1e-3)
+
+
+def test_an_idle_q8_agent_takes_less_than_three_tenths_of_a_native_one():
+    payload = codec("q8").encode(SMOLLM, filled(SMOLLM, 50))
+    assert payload.nbytes <= 0.30 * codec("native").encode(SMOLLM, filled(SMOLLM, 50)).nbytes
+
+
+@codecs
+@given(data=st.data(), spec=strategies.full_specs(), count=st.integers(0, 9))
+def test_the_announced_bytes_are_those_of_finite_rows(name, data, spec, count):
+    payload = codec(name).encode(spec, data.draw(strategies.rows(spec, count)))
+    assert payload.nbytes == codec(name).nbytes(spec, count)
+    assert payload.nbytes == sum(len(bytes(one.data)) for one in payload.tensors.values())
+
+
+@codecs
+def test_threads_may_decode_the_parts_of_one_payload(name):
+    rows = filled(SMOLLM, 100)
+    payload = codec(name).encode(SMOLLM, rows)
+    out = empty_rows(SMOLLM, 0, 100, 128)
+    threads = [
+        Thread(
+            target=codec(name).decode,
+            args=(SMOLLM, payload, out.part(at, at + 25)),
+            kwargs={"first": at},
+        )
+        for at in range(0, 100, 25)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert as_bytes(out) == as_bytes(decoded(name, SMOLLM, payload, 0, 100))
+
+
+@codecs
+def test_a_payload_shares_no_memory_with_its_rows_and_cannot_be_written(name):
+    rows = filled(MIXED, 8)
+    payload = codec(name).encode(MIXED, rows)
+    before = {tensor_name: bytes(one.data) for tensor_name, one in payload.tensors.items()}
+    for array in arrays(rows).values():
+        array[...] = 7
+    assert {tensor_name: bytes(one.data) for tensor_name, one in payload.tensors.items()} == before
+    assert all(one.data.readonly for one in payload.tensors.values())
+
+
+@codecs
+def test_decoding_touches_nothing_beyond_its_rows(name):
+    payload = codec(name).encode(SMOLLM, filled(SMOLLM, 10))
+    buffer = empty_rows(SMOLLM, 0, 12, 12)
+    for array in buffer.full.values():
+        array[...] = 7
+    codec(name).decode(SMOLLM, payload, buffer.part(1, 11))
+    for array in buffer.full.values():
+        assert (array[:, :, [0, 11]] == 7).all()
+        assert not (array[:, :, 1:11] == 7).all()
+
+
+@codecs
+def test_the_last_rows_of_a_window_are_decoded_into_a_shorter_one(name):
+    payload = codec(name).encode(MIXED, filled(MIXED, 8))
+    whole = decoded(name, MIXED, payload, 0, 8)
+    shorter = {role: np.empty_like(array[:, :, 2:]) for role, array in whole.window.items()}
+    out = evolve(empty_rows(MIXED, 0, 8), window=shorter)
+    codec(name).decode(MIXED, payload, out)
+    for role, array in shorter.items():
+        assert array.tobytes() == np.ascontiguousarray(whole.window[role][:, :, 2:]).tobytes()
+
+
+@codecs
+def test_window_and_state_are_not_decoded_at_any_other_place_than_the_end(name):
+    payload = codec(name).encode(MIXED, filled(MIXED, 8))
+    with pytest.raises(ValueError, match="the payload's end"):
+        codec(name).decode(MIXED, payload, empty_rows(MIXED, 0, 4))
+
+
+@codecs
+def test_a_payload_without_state_cannot_fill_state(name):
+    payload = codec(name).encode(MIXED, evolve(filled(MIXED, 8), state={}))
+    with pytest.raises(ValueError, match=r"no tensor s2\.0"):
+        decoded(name, MIXED, payload, 0, 8)
+
+
+def _without(payload: Payload, name: str) -> Payload:
+    return evolve(payload, tensors={k: v for k, v in payload.tensors.items() if k != name})
+
+
+def _with(payload: Payload, name: str, tensor: Tensor) -> Payload:
+    return evolve(payload, tensors={**payload.tensors, name: tensor})
+
+
+@codecs
+def test_a_payload_that_is_not_the_models_is_refused(name):
+    one = codec(name)
+    payload = one.encode(MIXED, filled(MIXED, 8))
+    for wrong in (
+        evolve(payload, codec="other"),
+        evolve(payload, rows=7),
+        evolve(payload, rows=9),
+        _with(payload, "g7.k", next(iter(payload.tensors.values()))),
+        *(_without(payload, tensor_name) for tensor_name in payload.tensors),
+        *(
+            _with(payload, tensor_name, changed)
+            for tensor_name, tensor in payload.tensors.items()
+            for changed in (
+                evolve(tensor, dtype="I32"),
+                evolve(tensor, shape=(*tensor.shape, 1)),
+                evolve(tensor, shape=(tensor.shape[0] + 1, *tensor.shape[1:])),
+                evolve(tensor, data=memoryview(bytes(tensor.data) + b"\0")),
+            )
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"payload|is|has"):
+            one.decode(MIXED, wrong, empty_rows(MIXED, 0, 8))
+    one.decode(MIXED, payload, empty_rows(MIXED, 0, 8))
+
+
+@codecs
+def test_rows_that_are_not_the_models_are_refused_both_ways(name):
+    one, rows = codec(name), filled(MIXED, 8)
+    payload = one.encode(MIXED, rows)
+    key = rows.full["g0.k"]
+    for wrong in (
+        evolve(rows, full={**rows.full, "g0.k": key.astype(np.float64)}),
+        evolve(rows, full={**rows.full, "g0.k": key[:, :, :7]}),
+        evolve(rows, full={"g0.k": key}),
+        evolve(rows, window={"g1.k": rows.window["g1.k"]}),
+        evolve(rows, window={r: np.repeat(a, 2, axis=2) for r, a in rows.window.items()}),
+        evolve(rows, state={"s2.0": np.zeros((3, 2), np.float32)}),
+        evolve(rows, state={"s9.0": rows.state["s2.0"]}),
+    ):
+        with pytest.raises(ValueError, match=r"is|are|has"):
+            one.encode(MIXED, wrong)
+        with pytest.raises(ValueError, match=r"is|are|has"):
+            one.decode(MIXED, payload, wrong)
+
+
+@codecs
+@pytest.mark.parametrize(("first", "count"), [(-1, 2), (7, 2), (9, 0)])
+def test_rows_that_the_payload_does_not_have_are_refused(name, first, count):
+    payload = codec(name).encode(SMOLLM, filled(SMOLLM, 8))
+    with pytest.raises(ValueError, match="do not exist"):
+        codec(name).decode(SMOLLM, payload, empty_rows(SMOLLM, 0, count), first=first)
+
+
+def test_q8_refuses_numbers_that_are_not_floating():
+    spec = CacheSpec((LayerSpec.full(1, 4),), "int32")
+    with pytest.raises(ValueError, match="not int32"):
+        codec("q8").encode(spec, filled(spec, 1))
+
+
+def test_an_unknown_codec_is_refused_with_the_names_of_those_there_are():
+    with pytest.raises(ValueError, match="there is no codec 'zip'; there are native, q8"):
+        codec("zip")
