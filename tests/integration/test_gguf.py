@@ -305,6 +305,8 @@ U64_MAX = struct.pack("<Q", 2**64 - 1)
         ("UTF-8", lambda raw: raw.replace(b"assistant", b"\xff" * 9)),
         ("cut off", lambda raw: _with_array_of(raw, b"tokenizer.ggml.token_type", 2**60)),
         ("cut off", lambda raw: _with_array_of(raw, b"tokenizer.ggml.tokens", 2**60)),
+        ("where another one does", lambda raw: _with_norm_at(raw, 0)),
+        ("not aligned", lambda raw: _with_norm_at(raw, 2**20 + 1)),
     ],
 )
 def test_a_damaged_file_is_refused(
@@ -320,6 +322,12 @@ def _with_array_of(raw: bytes, key: bytes, count: int) -> bytes:
     """`raw`, where the array `key` claims `count` items (behind the key and two type codes)."""
     at = raw.index(key) + len(key) + 8
     return raw[:at] + struct.pack("<Q", count) + raw[at + 8 :]
+
+
+def _with_norm_at(raw: bytes, offset: int) -> bytes:
+    """`raw`, whose last norm claims `offset` (behind its name, one dimension and its encoding)."""
+    at = raw.index(b"output_norm.weight") + len(b"output_norm.weight") + 16
+    return raw[:at] + struct.pack("<Q", offset) + raw[at + 8 :]
 
 
 @pytest.fixture(scope="module")
