@@ -62,7 +62,9 @@ def test_a_turn_that_found_all_it_expected_is_no_miss() -> None:
     telemetry = PrometheusTelemetry()
     telemetry.turn_started(prompt=10, cached=9, tier=Tier.HOT, miss=Miss.NONE)
     scraped = _scraped(telemetry)
-    assert sum(value for name, value in scraped.items() if name.startswith("misses_total/")) == 0
+    misses = {name: value for name, value in scraped.items() if name.startswith("misses_total/")}
+    assert len(misses) == len(Miss) - 1
+    assert not any(misses.values())
 
 
 def test_a_turn_without_a_token_has_no_time_to_its_first() -> None:

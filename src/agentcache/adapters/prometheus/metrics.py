@@ -16,6 +16,7 @@ from prometheus_client import (
 from agentcache.domain.request import Finish, Miss, Tier
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_MISSES = [miss for miss in Miss if miss is not Miss.NONE]
 
 
 class PrometheusTelemetry:
@@ -34,7 +35,7 @@ class PrometheusTelemetry:
             registry, "cached_tokens", "Prompt tokens not computed again.", "tier", Tier
         )
         self._misses = _labelled(
-            registry, "misses", "Turns that did not find all they expected.", "reason", Miss
+            registry, "misses", "Turns that did not find all they expected.", "reason", _MISSES
         )
         self._first = Histogram(
             "agentcache_time_to_first_token_seconds",
