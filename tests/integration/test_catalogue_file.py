@@ -161,7 +161,7 @@ def test_its_files_are_for_their_owner_alone_whatever_the_umask_is(path, umask):
             modes = {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()}
     finally:
         os.umask(before)
-    assert names == {"catalogue.sqlite3", "catalogue.sqlite3-wal"}
+    assert names == {"catalogue.sqlite3", "catalogue.sqlite3-wal", "catalogue.reserve"}
     assert modes == {0o600}
 
 
@@ -178,6 +178,27 @@ def test_a_full_disk_refuses_a_commit_and_keeps_everything_before_it(path):
     with closing(SqliteSessionStore.open(path)) as store:
         assert content(store.load()) == after
     assert len(after[1]) == len(before[1]) + 1
+
+
+def test_only_a_commit_that_makes_room_may_use_the_reserve_which_is_filled_again(path):
+    segments = tuple(a_segment([n] * 500) for n in range(200))
+    reserve = path.with_suffix(".reserve")
+    made(path, Commit(add=segments))
+    with closing(SqliteSessionStore.open(path)) as store:
+        drop = Commit(drop=tuple(one.key for one in segments))
+        taken = reserve.stat().st_size
+        with file_size_limit(50_000), pytest.raises(StoreFull):
+            store.commit(Commit(add=tuple(a_segment([n] * 500) for n in range(300))))
+        assert reserve.stat().st_size == taken >= 1 << 20
+        with file_size_limit(50_000), pytest.raises(StoreFull):
+            store.commit(drop)  # the limit stands whatever room is made: both attempts fail
+        assert not reserve.exists()
+        with file_size_limit(1_000_000):
+            store.commit(drop)
+        assert not reserve.exists()
+        store.commit(Commit())
+        assert reserve.stat().st_size == taken
+        assert store.load() == Catalogue()
 
 
 def test_a_commit_that_cannot_be_made_because_of_its_values_changes_nothing(path):

@@ -49,7 +49,7 @@ def test_a_home_is_made_with_all_its_parents_for_its_owner_alone(tmp_path):
     finally:
         os.umask(before)
     assert modes == {one: 0o700 if one.is_dir() else 0o600 for one in entries}
-    assert len(entries) == 7
+    assert len(entries) == 8
 
 
 def test_a_home_that_others_could_read_is_closed_to_them(tmp_path):

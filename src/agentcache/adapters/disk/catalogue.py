@@ -8,8 +8,9 @@ from attrs import define, field
 
 from agentcache.adapters.disk import span_table
 from agentcache.adapters.disk.database import SALT_BYTES, connect, damaged, told, transaction
+from agentcache.adapters.disk.reserve import Reserve
 from agentcache.adapters.disk.span_table import from_blob, to_blob
-from agentcache.domain.errors import CatalogueConflict, HomeError
+from agentcache.domain.errors import CatalogueConflict, HomeError, StoreFull
 from agentcache.domain.segment import Segment, segment_key
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.tokens import from_bytes, to_bytes
@@ -43,11 +44,15 @@ class SqliteSessionStore:
 
     path: Path
     _db: sqlite3.Connection | None = field(repr=False)
+    _reserve: Reserve = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> "SqliteSessionStore":
         """The catalogue at `path`, made if it is not there. Raises HomeError."""
-        return cls(path, connect(path))
+        db = connect(path)
+        reserve = Reserve(path.with_suffix(".reserve"))
+        reserve.fill()
+        return cls(path, db, reserve)
 
     def load(self) -> Catalogue:
         """Everything that was committed, as far as keys and digests vouch for it."""
@@ -64,13 +69,15 @@ class SqliteSessionStore:
     def commit(self, change: Commit) -> None:
         """Make the whole change durable, or none of it."""
         db = self._open()
-        with transaction(db, self.path, _weight(change)):
-            _remove(db, change)
-            for segment in change.add:
-                _add(db, segment)
-            for session in change.put:
-                _put(db, session)
-            _check(db, change)
+        try:
+            _commit(db, self.path, change)
+        except StoreFull:
+            # What only makes room must be possible on a full disk, or it stays full for ever.
+            if change.add or not change.drop or not self._reserve.release():
+                raise
+            _commit(db, self.path, change)
+        else:
+            self._reserve.fill()
 
     def salt(self) -> bytes:
         """The home's random secret."""
@@ -90,6 +97,16 @@ class SqliteSessionStore:
         if self._db is None:
             raise ValueError("the catalogue is closed")
         return self._db
+
+
+def _commit(db: sqlite3.Connection, path: Path, change: Commit) -> None:
+    with transaction(db, path, _weight(change)):
+        _remove(db, change)
+        for segment in change.add:
+            _add(db, segment)
+        for session in change.put:
+            _put(db, session)
+        _check(db, change)
 
 
 def _remove(db: sqlite3.Connection, change: Commit) -> None:

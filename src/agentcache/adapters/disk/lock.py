@@ -18,12 +18,17 @@ _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @frozen
 class Owner:
-    """The process that owns a home, and the address it serves at, if it does."""
+    """The process that owns a home, and the address it serves at, if it does.
+
+    `pid` is 0 in the moment between taking the lock and writing the note.
+    """
 
     pid: int
     address: str | None = None
 
     def __str__(self) -> str:
+        if not self.pid:
+            return "another process"
         return f"process {self.pid}{f' at {self.address}' if self.address else ''}"
 
 
@@ -112,5 +117,5 @@ def _read_note(fd: int) -> Owner:
     try:
         note = json.loads(os.pread(fd, _NOTE_BYTES, 0))
         return Owner(int(note["pid"]), note["address"])
-    except (ValueError, KeyError, TypeError):  # between taking the lock and writing the note
+    except (ValueError, KeyError, TypeError):
         return Owner(0)

@@ -1,0 +1,41 @@
+"""Room that is kept free for the one write that makes room: forgetting what shall be deleted."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_bytes
+
+from attrs import define
+
+from agentcache.adapters.disk.files import create, remove, size
+
+RESERVE_BYTES = 1 << 20
+
+
+@define(eq=False)
+class Reserve:
+    """A file that does nothing but take RESERVE_BYTES, until they are needed."""
+
+    path: Path
+
+    def fill(self) -> None:
+        """Take the room, unless it is taken; no error when there is none to take."""
+        if size(self.path) == RESERVE_BYTES:
+            return
+        remove(self.path)
+        with suppress(OSError):
+            self._write()
+        if size(self.path) != RESERVE_BYTES:
+            remove(self.path)
+
+    def release(self) -> bool:
+        """Give the room back; returns whether there was any."""
+        return remove(self.path)
+
+    def _write(self) -> None:
+        fd = create(self.path)
+        try:
+            os.write(fd, token_bytes(RESERVE_BYTES))  # zeros may take no room at all
+            os.fsync(fd)
+        finally:
+            os.close(fd)
