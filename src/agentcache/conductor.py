@@ -11,6 +11,7 @@ from attrs import define, field
 
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Ended
+from agentcache.domain.lineage import Match
 from agentcache.domain.notices import Notice, Placed, Refused, Token
 from agentcache.domain.plan import (
     Park,
@@ -64,14 +65,15 @@ class Conductor:
     _flying: list[StepPlan] = field(factory=list, init=False)
 
     def enqueue(self, request: TurnRequest, emit: Emit) -> int:
-        """Let a turn wait for its place; `emit` is told what becomes of it. Raises what
-        `Planner.enqueue` raises.
+        """Let a turn wait for its place; `emit` is told what becomes of it.
+
+        Raises what `Planner.enqueue` raises, and InvalidRequest for an empty stop sequence.
         """
         now = self.clock.monotonic()
-        turn = self.planner.enqueue(request, now)
-        detokenizer = self.tokenizer.detokenizer()
-        self._speeches[turn.number] = Speech(request, emit, now, detokenizer)
-        return turn.number
+        speech = Speech(request, emit, now, self.tokenizer.detokenizer())
+        number = self.planner.enqueue(request, now).number
+        self._speeches[number] = speech
+        return number
 
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
@@ -136,6 +138,8 @@ class Conductor:
             self._keep(park)
         for sequence in plan.drop:
             self.engine.drop(sequence)
+        for grow in plan.grow:
+            self._guarded(grow.turn, partial(self.engine.grow, grow.sequence, grow.capacity))
         for start in plan.start:
             self._guarded(start.turn, partial(self._begin, start))
         for resize in plan.resize:
@@ -161,7 +165,7 @@ class Conductor:
                 start.steps,
                 warm,
                 rows,
-                lambda found: self.post(lambda: self._fetched(start, found)),
+                lambda found: self.post(partial(self._fetched, start, found)),
             )
 
     def _resize(self, resize: Resize) -> None:
@@ -199,7 +203,7 @@ class Conductor:
     # -- keeping -----------------------------------------------------------------------------
 
     def _keep(self, park: Park) -> None:
-        path = self.keeper.keep(self.engine, park)
+        path = self._kept(park)
         if park.turn is None:
             self.keeper.write(path, None)
             return
@@ -207,7 +211,7 @@ class Conductor:
         speech = self._speeches.pop(park.turn)
         spans = self._spans.pop(park.turn, None)
         ended = _ended(turn, speech)
-        self._count(turn, speech)
+        self._count(ended.finish, speech)
         request = turn.request
         if spans is None or not request.store:
             owner = _heir(request) if request.store else None
@@ -226,10 +230,17 @@ class Conductor:
             self.keeper.write(path, session)
             speech.emit(ended)
 
-    def _count(self, turn: Turn, speech: Speech) -> None:
+    def _kept(self, park: Park) -> Match:
+        """The path to the rows of `park`; as far as there is one, if they cannot be encoded."""
+        try:
+            return self.keeper.keep(self.engine, park)
+        except Exception:
+            log.exception("the rows of sequence %d could not be kept", park.sequence)
+            return self.keeper.lineage.match(park.root, park.ids)
+
+    def _count(self, finish: Finish, speech: Speech) -> None:
         first = None if speech.first_at is None else speech.first_at - speech.arrived
-        finish = turn.finish or Finish.FAILED
-        self.telemetry.turn_ended(finish, len(turn.sampled), first)
+        self.telemetry.turn_ended(finish, len(speech.sampled), first)
 
     # -- telling -----------------------------------------------------------------------------
 
@@ -239,11 +250,14 @@ class Conductor:
 
     def _tell_one(self, notice: Notice) -> None:
         if isinstance(notice, Refused):
-            self._speeches.pop(notice.turn).emit(notice.error)
+            speech = self._speeches.pop(notice.turn)
+            if speech.admitted:  # it gave its place up, and waited for another one
+                self._count(Finish.CANCELLED, speech)
+            speech.emit(notice.error)
         elif isinstance(notice, Placed):
             one = notice.admitted
             self.telemetry.turn_started(one.prompt, one.cached, one.tier, one.miss)
-            self._speeches[notice.turn].emit(one)
+            self._speeches[notice.turn].admit(one)
         else:
             self._say(notice)
 
