@@ -5,7 +5,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from agentcache.domain.errors import AgentCacheError
-from agentcache.domain.events import Delta, Event
+from agentcache.domain.events import Admitted, Delta, Event
 from agentcache.domain.request import TurnRequest
 from agentcache.domain.stopping import StopMatcher
 from agentcache.domain.tokens import Tokens, tokens
@@ -25,6 +25,7 @@ class Speech:
     emit: Emit
     arrived: float
     _detokenizer: Detokenizer
+    admitted: bool = field(default=False, init=False)
     sampled: "Tokens[int]" = field(factory=tokens, init=False)
     first_at: float | None = field(default=None, init=False)
     stop: str | None = field(default=None, init=False)
@@ -40,6 +41,11 @@ class Speech:
     def text(self) -> str:
         """All text that was emitted."""
         return "".join(self._parts)
+
+    def admit(self, admitted: Admitted) -> None:
+        """The turn has its place."""
+        self.admitted = True
+        self.emit(admitted)
 
     def say(self, token: int, now: float, is_text: bool = True) -> bool:
         """`token` was sampled. Returns whether a stop sequence ends the turn with it."""
