@@ -1,6 +1,7 @@
 """From parts to a working whole: done on the engine thread, where the engine has to be made."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from attrs import evolve, frozen
 
@@ -13,8 +14,7 @@ from agentcache.domain.pool import BLOCK_TOKENS, BlockPool
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.spec import CacheSpec
 from agentcache.fetcher import Fetcher
-from agentcache.keeper import Keeper
-from agentcache.loop import EngineLoop
+from agentcache.keeper import Keeper, Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import Engine, ModelCard
@@ -52,7 +52,7 @@ class Budgets:
 
 @frozen(eq=False)
 class Assembly:
-    """The parts of a conductor. Called on the engine thread, with the loop that will run it."""
+    """The parts of a conductor. Called on the engine thread, with what posts calls to it."""
 
     load_engine: Callable[[], Engine]
     load_tokenizer: Callable[[], Tokenizer]
@@ -65,38 +65,46 @@ class Assembly:
     limits: Limits
     durable: bool = True
 
-    def __call__(self, loop: EngineLoop) -> Conductor:
-        """Open the home, load the model, take in what is remembered."""
-        salt = self.sessions.salt()
-        writer = Writer(self.segments, self.sessions)
-        catalogue = writer.open()
-        tokenizer = self.load_tokenizer()
-        engine = self.load_engine()
-        spec, lineage = engine.card.spec, Lineage(engine.card.spec)
-        keeper = Keeper(
-            spec=spec,
-            codec=self.codec,
-            lineage=lineage,
-            registry=SessionRegistry(),
-            writer=writer,
-            telemetry=self.telemetry,
-            post=loop.post,
-            warm_cap=self.budgets.warm,
-            cold_cap=self.budgets.disk,
-        )
-        keeper.open(catalogue)
+    def __call__(self, post: Post) -> Conductor:
+        """Open the home, load the model, take in what is remembered.
+
+        Raises what the stores and the loaders raise; nothing is left open then.
+        """
+        with ExitStack() as undo:
+            writer = Writer(self.segments, self.sessions)
+            undo.callback(writer.close)
+            catalogue, salt = writer.open()
+            tokenizer = self.load_tokenizer()
+            engine = self.load_engine()
+            undo.callback(engine.close)
+            keeper = self._keeper(engine.card.spec, writer, post)
+            keeper.open(catalogue)
+            undo.pop_all()
         return Conductor(
             engine=engine,
-            planner=self._planner(engine.card, lineage),
+            planner=self._planner(engine.card, keeper.lineage),
             keeper=keeper,
-            fetcher=Fetcher(spec, self.codec, self.segments),
+            fetcher=Fetcher(engine.card.spec, self.codec, self.segments),
             tokenizer=tokenizer,
             builder=PromptBuilder(tokenizer),
             clock=self.clock,
             telemetry=self.telemetry,
-            post=loop.post,
+            post=post,
             salt=salt,
             durable=self.durable,
+        )
+
+    def _keeper(self, spec: CacheSpec, writer: Writer, post: Post) -> Keeper:
+        return Keeper(
+            spec=spec,
+            codec=self.codec,
+            lineage=Lineage(spec),
+            registry=SessionRegistry(),
+            writer=writer,
+            telemetry=self.telemetry,
+            post=post,
+            warm_cap=self.budgets.warm,
+            cold_cap=self.budgets.disk,
         )
 
     def _planner(self, card: ModelCard, lineage: Lineage) -> Planner:

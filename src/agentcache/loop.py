@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from attrs import define, field
@@ -16,6 +17,7 @@ from attrs import define, field
 from agentcache.conductor import Conductor
 from agentcache.domain.errors import Unavailable
 from agentcache.domain.request import TurnRequest
+from agentcache.keeper import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.telemetry import Telemetry
 from agentcache.speech import Emit
@@ -24,12 +26,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 GAUGE_SECONDS = 1.0
 
-Assemble = Callable[["EngineLoop"], Conductor]
+Assemble = Callable[[Post], Conductor]
 
 
 @define(eq=False)
 class EngineLoop:
-    """Runs a conductor, which `assemble` makes on the loop's own thread.
+    """Runs a conductor, which `assemble` makes on the loop's own thread, given the loop's `post`.
 
     `phase` is starting, serving, draining, stopped or failed. `beat` is when the last round was
     done. With `debug`, every invariant is checked whenever there is nothing to do. Methods may be
@@ -46,6 +48,7 @@ class EngineLoop:
     _conductor: Conductor | None = field(default=None, init=False)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(factory=queue.SimpleQueue, init=False)
     _opened: threading.Event = field(factory=threading.Event, init=False)
+    _over: threading.Event = field(factory=threading.Event, init=False)
     _stop_at: float | None = field(default=None, init=False)
     _gauged: float = field(default=0.0, init=False)
     _thread: threading.Thread = field(init=False)
@@ -80,21 +83,22 @@ class EngineLoop:
     def post(self, call: Callable[[], None]) -> None:
         """Have `call` called on the engine thread, soon."""
         self._inbox.put(call)
+        if self._over.is_set():  # nobody is left to take it
+            self._take_last_calls()
 
     def ask(self, call: Callable[[Conductor], T]) -> "Future[T]":
         """Have `call` called with the conductor on the engine thread; the future has its answer."""
         answer: Future[T] = Future()
 
         def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
                 answer.set_result(call(self.conductor))
             except BaseException as error:
                 answer.set_exception(error)
 
-        if self.phase in ("stopped", "failed"):
-            answer.set_exception(Unavailable(self.phase))
-        else:
-            self.post(run)
+        self.post(run)
         return answer
 
     def submit(self, request: TurnRequest, emit: Emit) -> "Future[int]":
@@ -118,7 +122,7 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            self._conductor = self.assemble(self)
+            self._conductor = self.assemble(self.post)
             self.phase = "serving"
             self._opened.set()
             self._serve(self._conductor)
@@ -174,7 +178,20 @@ class EngineLoop:
 
     def _close(self) -> None:
         conductor, self._conductor = self._conductor, None
-        if conductor is not None:
-            conductor.close()
-        while not self._inbox.empty():
-            self._inbox.get()()
+        try:
+            if conductor is not None:
+                conductor.close()
+        finally:
+            self._take_last_calls()
+            self._over.set()
+            self._take_last_calls()
+
+    def _take_last_calls(self) -> None:
+        """Whoever still waits for an answer gets one, which is that there is nobody to ask."""
+        with suppress(queue.Empty):
+            while True:
+                call = self._inbox.get_nowait()
+                try:
+                    call()
+                except Exception:
+                    log.exception("a call came too late")

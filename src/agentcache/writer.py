@@ -1,8 +1,9 @@
 """The store thread: everything that changes a home is done here, in the order it was asked for."""
 
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from attrs import define, field, frozen
@@ -14,13 +15,15 @@ from agentcache.ports.session_store import Catalogue, Commit, SessionStore
 
 MOST_WAITING_BYTES = 1 << 30
 
+log = logging.getLogger(__name__)
+
 
 @frozen
 class Job:
     """One durable change: the payloads of `commit.add`, the commit, the payloads to forget.
 
     `corrupt` payloads are set aside instead of being deleted. `done` is called on the store thread
-    with None, or with what went wrong; nothing of the commit has happened then.
+    with None, or with what went wrong; nothing of it has happened then, and no payload is left.
     """
 
     commit: Commit
@@ -45,7 +48,7 @@ class Writer:
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
     _waiting_bytes: int = field(default=0, init=False)
     _closed: bool = field(default=False, init=False)
-    _opened: "Future[Catalogue]" = field(factory=Future, init=False)
+    _opened: "Future[tuple[Catalogue, bytes]]" = field(factory=Future, init=False)
     _thread: threading.Thread = field(init=False)
 
     @_thread.default
@@ -57,23 +60,29 @@ class Writer:
         """Payload bytes of jobs that are not done."""
         return self._waiting_bytes
 
-    def open(self) -> Catalogue:
-        """Start the thread; returns what the home holds, once everything else is swept out of it.
+    def open(self) -> tuple[Catalogue, bytes]:
+        """Start the thread; returns what the home holds, and its secret.
 
-        Raises what the stores raise when the home cannot be read.
+        Whatever else lies there is swept out first. Raises what the stores raise when the home
+        cannot be read.
         """
         self._thread.start()
         return self._opened.result()
 
     def submit(self, job: Job) -> None:
-        """Ask for `job`; blocks while more than `most_waiting_bytes` wait, unless none does."""
+        """Ask for `job`; blocks while more than `most_waiting_bytes` wait.
+
+        After `close` its `done` is told at once, on the caller's thread, that it came too late.
+        """
         with self._changed:
             self._changed.wait_for(self._has_room)
-            if self._closed:
-                raise RuntimeError("the store thread is closed")
-            self._jobs.append(job)
-            self._waiting_bytes += job.nbytes
-            self._changed.notify_all()
+            late = self._closed
+            if not late:
+                self._jobs.append(job)
+                self._waiting_bytes += job.nbytes
+                self._changed.notify_all()
+        if late:
+            job.done(RuntimeError("the store thread has ended"))
 
     def close(self) -> None:
         """Do everything that was asked for, then close the catalogue and end the thread."""
@@ -90,17 +99,20 @@ class Writer:
         try:
             catalogue = self.sessions.load()
             self.segments.sweep(segment.key for segment in catalogue.segments)
+            self._opened.set_result((catalogue, self.sessions.salt()))
         except Exception as error:
             self._opened.set_exception(error)
-            return
-        self._opened.set_result(catalogue)
+        else:
+            self._work()
+        self.sessions.close()
+
+    def _work(self) -> None:
         while (job := self._next()) is not None:
             problem = self._attempt(job)
             with self._changed:
                 self._waiting_bytes -= job.nbytes
                 self._changed.notify_all()
             job.done(problem)
-        self.sessions.close()
 
     def _next(self) -> Job | None:
         with self._changed:
@@ -112,11 +124,16 @@ class Writer:
             for segment, payload in job.payloads:
                 self.segments.put(segment, payload)
             self.sessions.commit(job.commit)
-            for key in job.commit.drop:
-                if key not in job.corrupt:
-                    self.segments.delete(key)
-            for key in job.corrupt:
-                self.segments.quarantine(key)
         except Exception as error:
+            self._remove(segment.key for segment, _ in job.payloads)
             return error
+        self._remove(job.commit.drop, job.corrupt)
         return None
+
+    def _remove(self, keys: Iterable[bytes], corrupt: Iterable[bytes] = ()) -> None:
+        """No commit speaks of these payloads: what stays for now is swept at the next open."""
+        for key in keys:
+            try:
+                (self.segments.quarantine if key in corrupt else self.segments.delete)(key)
+            except Exception:
+                log.exception("segment %s could not be removed", key.hex()[:16])
