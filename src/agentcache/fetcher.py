@@ -5,14 +5,14 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agentcache.domain.lineage import Step
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import CacheSpec
 from agentcache.ports.codec import Codec
 from agentcache.ports.payload import Payload
-from agentcache.ports.rows import Rows
+from agentcache.ports.rows import RowArray, Rows
 from agentcache.ports.segment_store import SegmentStore
 
 DECODE_ROWS = 512
@@ -20,7 +20,10 @@ DECODE_ROWS = 512
 
 @frozen(eq=False)
 class Fetched:
-    """What came of a fetch: payloads that were read from disk, and what could not be used."""
+    """What came of a fetch: payloads that were read from disk, and what could not be used.
+
+    A segment that could not be used is told once, with the first problem that was found with it.
+    """
 
     read: tuple[tuple[Segment, Payload], ...] = ()
     failed: tuple[tuple[Segment, Exception], ...] = ()
@@ -33,7 +36,7 @@ class _Gathering:
     done: Callable[[Fetched], None]
     open: int
     read: list[tuple[Segment, Payload]] = field(factory=list)
-    failed: list[tuple[Segment, Exception]] = field(factory=list)
+    failed: dict[bytes, tuple[Segment, Exception]] = field(factory=dict)
     lock: threading.Lock = field(factory=threading.Lock)
 
     def more(self, parts: int) -> None:
@@ -45,7 +48,7 @@ class _Gathering:
             self.open -= 1
             last = not self.open
         if last:
-            self.done(Fetched(tuple(self.read), tuple(self.failed)))
+            self.done(Fetched(tuple(self.read), tuple(self.failed.values())))
 
 
 def _threads() -> int:
@@ -91,7 +94,7 @@ class Fetcher:
                 payload = self.store.read(step.segment)
                 job.read.append((step.segment, payload))
         except Exception as error:
-            job.failed.append((step.segment, error))
+            job.failed[step.segment.key] = step.segment, error
             job.finish_part()
             return
         starts = range(step.segment.start, step.stop, DECODE_ROWS)
@@ -101,10 +104,29 @@ class Fetcher:
         self._decode(job, step, payload, out, starts[0])
 
     def _decode(self, job: _Gathering, step: Step, payload: Payload, out: Rows, start: int) -> None:
-        part = out.part(start, min(start + DECODE_ROWS, step.stop))
         try:
+            part = _part(out, step, start)
             self.codec.decode(self.spec, payload, part, first=start - step.segment.start)
         except Exception as error:
-            job.failed.append((step.segment, error))
+            job.failed.setdefault(step.segment.key, (step.segment, error))
         finally:
             job.finish_part()
+
+
+def _part(out: Rows, step: Step, start: int) -> Rows:
+    """Where the rows of `step` from `start` on belong; with its last ones go those of windows.
+
+    A window may be longer than the last segment: then the ones before hold the rest of it.
+    """
+    stop = min(start + DECODE_ROWS, step.stop)
+    part = out.part(start, stop)
+    if stop < step.stop:
+        return part
+    window = {role: _within(array, out.stop, step) for role, array in out.window.items()}
+    return evolve(part, window=window if any(one.shape[2] for one in window.values()) else {})
+
+
+def _within(array: RowArray, stop: int, step: Step) -> RowArray:
+    """The rows of a window that ends at `stop`, as far as they are in `step`."""
+    first = stop - array.shape[2]
+    return array[:, :, max(step.segment.start - first, 0) : max(step.stop - first, 0)]
