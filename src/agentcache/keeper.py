@@ -5,6 +5,7 @@ written and what has to leave; the writing itself is the store thread's.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from attrs import define, evolve, field
@@ -29,6 +30,7 @@ FILE_OVERHEAD = 4096  # header of a segment file, and rounding up to whole disk 
 
 Post = Callable[[Callable[[], None]], None]
 Done = Callable[[bool], None]
+Took = Callable[[Exception | None], None]
 
 
 def _ignore(_durable: bool) -> None:
@@ -40,7 +42,8 @@ class Keeper:
     """Owns the warm payloads, and keeps both tiers within their caps.
 
     `post` runs a call on the engine thread, where the store thread's answers are taken.
-    `read_only` says why nothing can be written at the moment; every turn tries again.
+    `read_only` says why nothing can be written at the moment; every turn tries again. What the home
+    could not be told is owed to it, and told with the next change.
     """
 
     spec: CacheSpec
@@ -54,8 +57,11 @@ class Keeper:
     cold_cap: int
     read_only: str | None = field(default=None, init=False)
     _warm: dict[bytes, Payload] = field(factory=dict, init=False)
-    _writing: set[bytes] = field(factory=set, init=False)
+    _writing: dict[bytes, Segment] = field(factory=dict, init=False)
     _pins: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
+    _owed_drops: dict[bytes, Segment] = field(factory=dict, init=False)
+    _owed_sessions: set[SessionKey] = field(factory=set, init=False)
+    _behind: set[SessionKey] = field(factory=set, init=False)  # their rows could not be written
     _untold: int = field(default=0, init=False)
 
     @property
@@ -65,13 +71,14 @@ class Keeper:
 
     @property
     def is_writing(self) -> bool:
-        """Whether somebody still waits to be told that something is written."""
+        """Whether the store thread has something to do, or to tell."""
         return self._untold > 0
 
     @property
     def cold_bytes(self) -> int:
-        """What the segments in the home take there."""
-        return self.lineage.nbytes(Tier.COLD) + FILE_OVERHEAD * self.lineage.count(Tier.COLD)
+        """What the segments in the home take there, those among them that it failed to drop."""
+        known = self.lineage.nbytes(Tier.COLD) + FILE_OVERHEAD * self.lineage.count(Tier.COLD)
+        return known + _weight(self._owed_drops.values())
 
     def open(self, catalogue: Catalogue) -> None:
         """Take in what the home holds, and bring it within the cap."""
@@ -113,26 +120,32 @@ class Keeper:
 
     def discard(self, failed: Iterable[tuple[Segment, Exception]]) -> None:
         """Segments cannot be used: they, and all that builds on them, are misses from now on."""
+        corrupt = []
         for segment, error in failed:
             self.telemetry.corrupt(str(error))
             if segment.key in self.lineage:
-                corrupt = (segment.key,) if not isinstance(error, SegmentMissing) else ()
-                self.writer.submit(Job(self._cut(segment.key), corrupt=corrupt))
+                self._cut(segment.key)
+            if segment.key in self._owed_drops and not isinstance(error, SegmentMissing):
+                corrupt.append(segment.key)
+        self._settle_debts(tuple(corrupt))
 
     def forget(self, key: SessionKey) -> Session | None:
         """The session is deleted; its rows stay as long as others, or the caps, let them."""
         session = self.registry.remove(key)
         if session is not None:
             self.lineage.release(self._pins.pop(key, ()))
-            self.writer.submit(Job(Commit(forget=(key,))))
+            self._owed_sessions.add(key)
+            self._settle_debts()
         return session
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless payloads, lineage, registry and caps agree."""
+        """Raise IntegrityError unless payloads, lineage and registry agree."""
         self.registry.check_integrity()
         warm = {segment for segment in self._warm if self.lineage.resides(segment, Tier.WARM)}
         if warm != self._warm.keys() or len(warm) != self.lineage.count(Tier.WARM):
             raise IntegrityError("the payloads in RAM are not those of the warm tier")
+        if any(not self.lineage.resides(segment, Tier.WARM) for segment in self._writing):
+            raise IntegrityError("a segment is being written that is not in RAM")
         for session in self.registry:
             at = session.cursor
             if at is not None and (
@@ -154,43 +167,40 @@ class Keeper:
             self._pins[session.key] = path
         self.lineage.release(before)
 
-    def _step_back(self, segment: Segment) -> tuple[list[Session], list[SessionKey]]:
+    def _step_back(self, segment: Segment) -> None:
         """`segment` is gone: its sessions stand where it began. Nameless ones without rows go."""
-        moved, gone = [], []
         cursor = Cursor(segment.parent, segment.start) if segment.parent else None
         for session in self.registry.at_segment(segment.key):
+            self._owed_sessions.add(session.key)
             if cursor is None and session.name.startswith(NAMELESS) and not session.pinned:
                 self.registry.remove(session.key)
-                gone.append(session.key)
             else:
-                moved.append(evolve(session, cursor=cursor))
-                self.registry.put(moved[-1])
-        return moved, gone
+                self.registry.put(evolve(session, cursor=cursor))
+
+    def _latest(self, session: Session | None) -> Session | None:
+        """The session, unless a later turn has replaced it, whose own write then carries it."""
+        if session is None:
+            return None
+        now = self.registry.get(session.key)
+        return session if now and now.generation == session.generation else None
 
     # -- writing -----------------------------------------------------------------------------
 
     def _write(self, path: Match, session: Session | None, done: Done, attempts: int) -> None:
-        segments = tuple(
-            step.segment
-            for step in path.steps
-            if step.segment.key in self._warm and not self._is_written(step.segment.key)
-        )
-        if not self._make_room(sum(one.nbytes + FILE_OVERHEAD for one in segments)):
+        segments = self._unwritten(path)
+        if not segments and session is None:
+            done(self._durable(path) == path.cursor)
+            return
+        self.lineage.hold(path.keys)
+        if not self._make_room(_weight(segments)) and segments:
             self.read_only = f"the disk cap of {self.cold_cap} bytes has no room for a turn"
             segments = ()
-        keys = tuple(segment.key for segment in segments)
-        self._writing.update(keys)
-        self.lineage.hold(path.keys)
+        self._writing.update((segment.key, segment) for segment in segments)
         standing = session and evolve(session, cursor=self._durable(path))
-        job = Job(
+        self._submit(
             Commit(add=segments, put=(standing,) if standing else ()),
-            tuple((segment, self._warm[segment.key]) for segment in segments),
-            done=lambda error: self.post(
-                lambda: self._written(path, segments, session, done, attempts - 1, error)
-            ),
+            partial(self._written, path, segments, session, done, attempts - 1),
         )
-        self._untold += 1
-        self.writer.submit(job)
 
     def _written(
         self,
@@ -201,34 +211,64 @@ class Keeper:
         attempts: int,
         error: Exception | None,
     ) -> None:
-        self._untold -= 1
-        self._writing.difference_update(segment.key for segment in segments)
+        # One that was cut in the meantime, and perhaps made anew, is another one.
+        ours = tuple(one for one in segments if self._writing.get(one.key) is one)
+        for segment in ours:
+            del self._writing[segment.key]
         self.lineage.release(path.keys)
         if error is None:
-            self._settle(segments)
+            self._added(ours)
             done(self._durable(path) == path.cursor)
-        elif attempts and isinstance(error, StoreFull | CatalogueConflict):
-            self._evict(error.needed if isinstance(error, StoreFull) else 0)
-            self._write(path, self._latest(session), done, attempts)
+            if ours:
+                self._catch_up()
         else:
-            self.read_only = str(error) or type(error).__name__
-            done(False)
+            self._not_written(path, session, done, attempts, error)
         self._trim_warm()
 
-    def _settle(self, segments: tuple[Segment, ...]) -> None:
+    def _added(self, segments: tuple[Segment, ...]) -> None:
         for segment in segments:
-            if segment.key in self.lineage:
-                self.lineage.add(segment, Tier.COLD)
+            self.lineage.add(segment, Tier.COLD)
         if segments:
             self.read_only = None
             self.telemetry.stored(len(segments), sum(segment.nbytes for segment in segments))
 
-    def _latest(self, session: Session | None) -> Session | None:
-        """The session, unless a later turn has replaced it, whose own write then carries it."""
-        if session is None:
-            return None
-        now = self.registry.get(session.key)
-        return session if now and now.generation == session.generation else None
+    def _not_written(
+        self, path: Match, session: Session | None, done: Done, attempts: int, error: Exception
+    ) -> None:
+        if session is not None:  # the home has it where it was before
+            self._owed_sessions.add(session.key)
+        if attempts and isinstance(error, StoreFull | CatalogueConflict):
+            if isinstance(error, StoreFull):
+                self._evict(error.needed)
+            else:
+                self._mend(error)
+            self._write(path, self._latest(session), done, attempts)
+            return
+        if session is not None:
+            self._behind.add(session.key)
+        self.read_only = _text(error)
+        done(False)
+
+    def _catch_up(self) -> None:
+        """The home can be written again: write what it could not take before."""
+        behind, self._behind = self._behind, set()
+        for session in map(self.registry.get, behind):
+            if session is not None and session.cursor is not None:
+                self._write(self.lineage.path(session.cursor), session, _ignore, attempts=1)
+
+    def _mend(self, conflict: CatalogueConflict) -> None:
+        """The home lacks a segment that it should have: it is written again, or is gone."""
+        if not self.lineage.resides(conflict.key, Tier.COLD):
+            return
+        if self.lineage.resides(conflict.key, Tier.WARM):
+            self.lineage.leave(conflict.key, Tier.COLD)
+        else:
+            self.telemetry.corrupt(str(conflict))
+            self._cut(conflict.key)
+
+    def _unwritten(self, path: Match) -> tuple[Segment, ...]:
+        found = (step.segment for step in path.steps if step.segment.key in self._warm)
+        return tuple(segment for segment in found if not self._is_written(segment.key))
 
     def _is_written(self, key: bytes) -> bool:
         return key in self._writing or self.lineage.resides(key, Tier.COLD)
@@ -251,23 +291,37 @@ class Keeper:
         self._warm[segment.key] = payload
         self.lineage.add(segment, Tier.WARM)
 
+    def _submit(self, commit: Commit, took: Took, corrupt: tuple[bytes, ...] = ()) -> None:
+        """Ask the store thread for `commit`; `took` is told on this thread what came of it."""
+        self._untold += 1
+
+        def told(error: Exception | None) -> None:
+            self._untold -= 1
+            took(error)
+
+        payloads = tuple((segment, self._warm[segment.key]) for segment in commit.add)
+        self.writer.submit(
+            Job(commit, payloads, corrupt, lambda error: self.post(partial(told, error)))
+        )
+
     # -- caps --------------------------------------------------------------------------------
 
     def _make_room(self, incoming: int) -> bool:
         """Evict until `incoming` bytes fit under the cold cap; False when they never will."""
-        keys = [key for key in self._writing if key in self.lineage]
-        writing = sum(self.lineage[key].nbytes + FILE_OVERHEAD for key in keys)
-        return self._evict(self.cold_bytes + writing + incoming - self.cold_cap)
+        coming = incoming + _weight(self._writing.values())
+        if incoming and coming > self.cold_cap:
+            return False
+        return self._evict(self.cold_bytes + coming - self.cold_cap)
 
     def _evict(self, excess: int) -> bool:
         """Let segments leave the home until it holds `excess` bytes less."""
-        freed, changes = 0, []
+        freed = count = 0
         while freed < excess and (victim := self.lineage.coldest(Tier.COLD)) is not None:
-            freed += victim.nbytes + FILE_OVERHEAD
-            changes.append(self._cut(victim.key))
-        if changes:
-            self.telemetry.evicted(Tier.COLD, len(changes), freed)
-            self.writer.submit(Job(_merged(changes)))
+            count, freed = count + 1, freed + _weight([victim])
+            self._cut(victim.key)
+        if count:
+            self.telemetry.evicted(Tier.COLD, count, freed)
+        self._settle_debts()
         return freed >= excess
 
     def _trim_warm(self) -> None:
@@ -281,36 +335,62 @@ class Keeper:
                 self.lineage.leave(victim.key, Tier.WARM)
                 del self._warm[victim.key]
             else:
-                self.writer.submit(Job(self._cut(victim.key)))
+                self._cut(victim.key)
         if count:
             freed = before - self.lineage.nbytes(Tier.WARM)
             self.telemetry.evicted(Tier.WARM, count, freed)
+            self._settle_debts()
 
-    def _cut(self, key: bytes) -> Commit:
-        """Take a segment and its descendants out; returns the change that makes it durable."""
-        moved: dict[SessionKey, Session] = {}
-        gone: list[SessionKey] = []
-        segments = self.lineage.cut(key)
-        for segment in segments:  # leaves first, so that sessions step back all the way
+    def _cut(self, key: bytes) -> None:
+        """Take a segment and its descendants out. The home is told when debts are settled."""
+        for segment in self.lineage.cut(
+            key
+        ):  # leaves first, so that sessions step back all the way
             self._warm.pop(segment.key, None)
-            stepped, removed = self._step_back(segment)
-            moved.update((session.key, session) for session in stepped)
-            gone.extend(removed)
-        put = tuple(session for key, session in moved.items() if key not in gone)
-        return Commit(drop=tuple(one.key for one in segments), put=put, forget=tuple(gone))
+            self._writing.pop(segment.key, None)
+            self._owed_drops[segment.key] = segment
+            self._step_back(segment)
+
+    # -- what the home is owed ---------------------------------------------------------------
+
+    def _settle_debts(self, corrupt: tuple[bytes, ...] = ()) -> None:
+        """Tell the home what it has to drop, and where the sessions stand of which it may not know.
+
+        A session that the home has at a segment keeps it from dropping this segment: so both are
+        told in one change.
+        """
+        drops, self._owed_drops = self._owed_drops, {}
+        sessions, self._owed_sessions = self._owed_sessions, set()
+        if not drops and not sessions:
+            return
+        known = [self.registry.get(key) for key in sessions]
+        change = Commit(
+            drop=tuple(key for key in drops if key not in self.lineage),
+            put=tuple(self._standing(session) for session in known if session is not None),
+            forget=tuple(key for key in sessions if self.registry.get(key) is None),
+        )
+        self._submit(change, partial(self._settled, drops, sessions), corrupt)
+
+    def _settled(
+        self, drops: dict[bytes, Segment], sessions: set[SessionKey], error: Exception | None
+    ) -> None:
+        if error is None:
+            return
+        if not isinstance(error, CatalogueConflict):  # a write that failed before it was in its way
+            self.read_only = _text(error)
+        self._owed_sessions |= sessions
+        self._owed_drops |= {key: one for key, one in drops.items() if key not in self.lineage}
+
+    def _standing(self, session: Session) -> Session:
+        """The session as the home can have it: at the last of its rows that is written."""
+        path = self.lineage.path(session.cursor) if session.cursor else Match()
+        return evolve(session, cursor=self._durable(path))
 
 
-def _merged(changes: Iterable[Commit]) -> Commit:
-    """One change for several: of a session that several put, the last counts."""
-    put: dict[SessionKey, Session] = {}
-    drop: list[bytes] = []
-    forget: list[SessionKey] = []
-    for change in changes:
-        put.update((session.key, session) for session in change.put)
-        drop.extend(change.drop)
-        forget.extend(change.forget)
-    return Commit(
-        drop=tuple(drop),
-        put=tuple(session for key, session in put.items() if key not in forget),
-        forget=tuple(forget),
-    )
+def _weight(segments: Iterable[Segment]) -> int:
+    """What segments take in the home."""
+    return sum(segment.nbytes + FILE_OVERHEAD for segment in segments)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
