@@ -7,6 +7,7 @@ is said until it `Ended`. Nothing here blocks the event loop, and nothing here t
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
@@ -124,7 +125,7 @@ class Service:
         events: asyncio.Queue[Event | AgentCacheError] = asyncio.Queue()
 
         def emit(event: Event | AgentCacheError) -> None:
-            if not here.is_closed():
+            with suppress(RuntimeError):  # the event loop is closed: nobody listens any more
                 here.call_soon_threadsafe(events.put_nowait, event)
 
         submitted = asyncio.wrap_future(self._loop.submit(request, emit))
@@ -218,8 +219,10 @@ def _known(
 
 
 def _is_elsewhere(registry: SessionRegistry, identity: Identity, root: bytes) -> bool:
+    if identity.name is None:
+        return False
     name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
-    return name is not None and registry.is_elsewhere(identity.tenant, root, name)
+    return registry.is_elsewhere(identity.tenant, root, name)
 
 
 def _heir(identity: Identity, root: bytes, known: Session | None) -> SessionKey | None:
@@ -230,10 +233,14 @@ def _heir(identity: Identity, root: bytes, known: Session | None) -> SessionKey 
 
 
 def _expected(prompt: Prompt, known: Session | None) -> int:
-    """How many rows of the prompt the session should have."""
-    if known is None or known.cursor is None or prompt.miss is not Miss.NONE:
+    """How many rows of the prompt the session had at least: all before its last answer.
+
+    Where it stands does not tell: a session whose rows were evicted has been moved back.
+    """
+    if known is None or prompt.miss is not Miss.NONE:
         return 0
-    return known.cursor.row
+    said = [number for number, span in enumerate(known.spans) if span.role == "assistant"]
+    return sum(len(span.ids) for span in known.spans[: said[-1]]) if said else 0
 
 
 def _speaks_of_before(conversation: Conversation) -> bool:
