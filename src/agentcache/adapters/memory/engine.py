@@ -77,7 +77,7 @@ class MemoryEngine:
 
     def adopt(self, sequence: int, length: int) -> None:
         """See `Engine.adopt`."""
-        self._one(sequence).length = length
+        self._one(sequence).adopt(length)
 
     def grow(self, sequence: int, capacity: int) -> None:
         """See `Engine.grow`."""

@@ -70,9 +70,15 @@ class HashCache:
             larger[role][:, :, : self.length] = array[:, :, : self.length]
         self.buffers, self.capacity = larger, capacity
 
+    def adopt(self, length: int) -> None:
+        """Continue after the first `length` rows."""
+        self.length = length
+        if length == 0:
+            self.state = self._no_state()
+
     def reset(self, length: int) -> None:
         """Forget the rows from `length` on, and all that came of them."""
-        self.length = length
+        self.adopt(length)
         self.sampling = self.token = self.problem = None
         self.epoch += 1
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
-from attrs import field, frozen
+from attrs import frozen
 from numpy.typing import NDArray
 
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec, LayerGroup, LayerKind, LayerSpec, StateArray
-from agentcache.ports.rows import RowArray, Rows, empty_rows
+from agentcache.ports.rows import RowArray, Rows
 
 Words = NDArray[np.uint64]
 _WORD = (1 << 64) - 1
@@ -39,14 +39,9 @@ class HashModel:
     vocabulary: int
     ends: frozenset[int]
     end_rate: float
-    _ordinary: Sequence[int] = field(init=False)
-
-    @_ordinary.default
-    def _all_but_the_ends(self) -> list[int]:
-        return [token for token in range(self.vocabulary) if token not in self.ends]
 
     def rows(self, before: Rows, ids: Sequence[int]) -> Rows:
-        """The rows of `ids` behind `before`, whose last row they continue from.
+        """The rows of `ids` behind `before`, whose last row and whose state they continue from.
 
         Window layers have a row for every id here; the state is the one after the last id.
         """
@@ -55,9 +50,9 @@ class HashModel:
         for group in self.spec.groups:
             for role, dim in group.roles():
                 held[group.kind][role] = _spread(group, role, chain, dim)
-        state = {
-            name: _spread_word(chain[-1:], salt)[0]
-            for salt, name in enumerate(empty_rows(self.spec, 0, 0).state)
+        state: dict[str, RowArray] = {
+            name: _spread_word(_chain(_word(array), ids)[-1:], 0)[0]
+            for name, array in before.state.items()
         }
         full, window = held[LayerKind.FULL], held[LayerKind.WINDOW]
         return Rows(before.stop, before.stop + len(ids), full, window, state)
@@ -72,8 +67,13 @@ class HashModel:
                 digest.update(np.ascontiguousarray(array).data)
         value = int.from_bytes(digest.digest(), "little")
         chance, pick = (value & 0xFFFFFFFF) / 2**32, value >> 32
-        choices = sorted(self.ends) if chance < self.end_rate else self._ordinary
-        return choices[pick % len(choices)]
+        ends = sorted(self.ends)
+        if chance < self.end_rate:
+            return ends[pick % len(ends)]
+        token = pick % (self.vocabulary - len(ends))
+        for end in ends:  # ascending: what is left after stepping over each is no end
+            token += token >= end
+        return token
 
 
 def _asked(sampling: Sampling) -> tuple[object, ...]:
@@ -85,11 +85,17 @@ def _asked(sampling: Sampling) -> tuple[object, ...]:
 
 
 def _link(before: Rows) -> int:
-    """The last word of the chain, read back from the last row: its keys are the word's bytes."""
-    if before.stop == before.start:
-        return 0
-    keys = np.nan_to_num(before.full["g0.k"][0, 0, -1].astype(np.float64))
-    return int.from_bytes(keys.astype(np.int64).astype(np.uint8).tobytes(), "little")
+    """The last word of the chain, read back from the last row; 0 where there is none."""
+    return _word(before.full["g0.k"][0, 0, -1]) if before.stop > before.start else 0
+
+
+def _word(numbers: RowArray) -> int:
+    """The word that `_spread_word` wrote; another one for numbers that it cannot have written."""
+    with np.errstate(invalid="ignore"):
+        octets = numbers.astype(np.int64).astype(np.uint8)
+    if octets.astype(numbers.dtype).tobytes() == numbers.tobytes():
+        return int.from_bytes(octets.tobytes(), "little")
+    return int.from_bytes(blake2b(numbers.tobytes(), digest_size=8).digest(), "little")
 
 
 def _chain(link: int, ids: Sequence[int]) -> Words:
@@ -109,6 +115,6 @@ def _spread(group: LayerGroup, role: str, chain: Words, dim: int) -> RowArray:
 
 
 def _spread_word(words: Words, salt: int) -> NDArray[np.float32]:
-    """Eight numbers below 256 for each word; the word's own bytes when `salt` is 0."""
+    """Eight numbers below 256 for each word: its own bytes when `salt` is 0."""
     turned = words * np.uint64((1 + salt * _ODD * 2) & _WORD)
     return turned.astype("<u8").view(np.uint8).reshape(-1, _KEY_DIM).astype(np.float32)
