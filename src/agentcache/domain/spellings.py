@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.spans import SpanKind
@@ -43,9 +43,9 @@ class Spellings:
     """All control tokens of a tokenizer, by spelling. A spelling has at least two characters."""
 
     tokens: Mapping[str, ControlToken]
-    _find: "re.Pattern[str] | None"
-    _every: "_Hiding"
-    _special: "_Hiding"
+    _find: "re.Pattern[str] | None" = field(repr=False)
+    _every: "_Hiding" = field(repr=False)
+    _special: "_Hiding" = field(repr=False)
 
     @classmethod
     def of(cls, tokens: Iterable[ControlToken]) -> "Spellings":

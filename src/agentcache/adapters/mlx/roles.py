@@ -1,8 +1,7 @@
 """Whose words a rendered span carries, found by walking the messages in order."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from attrs import define, field
 
@@ -11,7 +10,6 @@ from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import Spellings
 
 _LOOKAHEAD = 64  # pieces that a template may have left out in a row
-_HEADER = re.compile(r"\s*(\w+)")
 _HEADERS = {
     "system": "system",
     "developer": "system",
@@ -22,6 +20,14 @@ _HEADERS = {
     "tool": "tool",
     "ipython": "tool",
     "observation": "tool",
+}
+
+# Whose words may follow a header; some templates have no turns for the system or for tools.
+_IN_TURN_OF = {
+    "system": {"system"},
+    "user": {"user", "tool", "system"},
+    "assistant": {"assistant"},
+    "tool": {"tool"},
 }
 
 
@@ -59,25 +65,27 @@ class _Walk:
     said: Sequence[tuple[str, str]]
     idle: bool = False
     _next: int = field(default=0, init=False)
+    _header: str = field(default="", init=False)
 
     def role(self, text: str) -> str:
-        header = _HEADER.match(text)
-        named = _HEADERS.get(header[1].lower(), "") if header else ""
+        named = _HEADERS.get(text.lstrip().partition("\n")[0].strip(), "")
         self.idle = True
-        if named and header and not text[header.end() :].strip():
+        self._header = named or self._header
+        if text.strip() in _HEADERS:
             return named
+        roles = _IN_TURN_OF.get(self._header)
         found, at = "", 0
-        while (step := self._find(text, at)) is not None:
+        while (step := self._find(text, at, roles)) is not None:
             index, at = step
             found = found or self.said[index][0]
             self._next, self.idle = index + 1, False
         return found or named
 
-    def _find(self, text: str, at: int) -> tuple[int, int] | None:
-        """The next thing said that is in `text` after `at`, and where it ends there."""
+    def _find(self, text: str, at: int, roles: Container[str] | None) -> tuple[int, int] | None:
+        """The next thing said by `roles` that is in `text` after `at`, and where it ends there."""
         for index in range(self._next, min(self._next + _LOOKAHEAD, len(self.said))):
-            said = self.said[index][1]
-            if (start := text.find(said, at)) >= 0:
+            role, said = self.said[index]
+            if (roles is None or role in roles) and (start := text.find(said, at)) >= 0:
                 return index, start + len(said)
         return None
 

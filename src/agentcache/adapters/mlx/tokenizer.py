@@ -29,7 +29,7 @@ _HTML = re.compile(
 )
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class MLXTokenizer:
     """A Tokenizer over a Hugging Face one. Nothing of it changes once it is made.
 
@@ -139,12 +139,9 @@ def _spelled(id_: int, token: AddedToken) -> ControlToken:
 
 def _preamble(backend: Backend, control: Mapping[int, str]) -> str:
     """What the tokenizer itself puts before a text; templates write it on their own."""
-    before = ""
-    for token in backend.encode("a").ids:
-        if token not in control:
-            break
-        before += control[token]
-    return before
+    ids, text = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
+    before = next((at for at in range(len(ids)) if ids[at : at + len(text)] == text), 0)
+    return "".join(control.get(token, "") for token in ids[:before])
 
 
 def _arguments(tokenizer: MLXTokenizer) -> Arguments:
