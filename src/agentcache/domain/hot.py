@@ -111,6 +111,8 @@ class HotTier:
                 raise IntegrityError(f"sequence {number} has rows of unknown tokens")
         if any(self._live.get(number) is not one for number, one in self._resting.items()):
             raise IntegrityError("a sequence rests that is not live")
+        if any(self.resting(one.owner) is not one for one in self._resting.values()):
+            raise IntegrityError("a sequence rests where nobody finds it")
         if any(one.owner != owner for owner, one in self._by_owner.items()):
             raise IntegrityError("a sequence is filed under a session that does not own it")
 

@@ -8,12 +8,16 @@ from agentcache.domain.events import Admitted
 
 @frozen
 class Limits:
-    """How much may go on at once; `busy_chunk` is the prefill chunk while others decode."""
+    """How much may go on at once; `busy_chunk` is the prefill chunk while others decode.
+
+    `reserve` is for how many tokens more a sequence gets room at a time.
+    """
 
     batch: int = 8
     queue: int = 256
     chunk: int = 512
     busy_chunk: int = 128
+    reserve: int = 512
     in_flight: int = 1
     context: int = 2**31
 

@@ -9,21 +9,20 @@ from agentcache.domain.request import Tier
 from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import Sequence, Turn, TurnState
 
-RESERVE_TOKENS = 512
 WORTH_WAITING_FOR = 64
 
 
-def place(turn: Turn, hot: HotTier, lineage: Lineage) -> Start | Resize | None:
+def place(turn: Turn, hot: HotTier, lineage: Lineage, reserve: int) -> Start | Resize | None:
     """Give `turn` a sequence; None when there is no memory for it now.
 
     It goes on from wherever it has least to compute: the sequence that its session left resting,
-    or the rows that the lineage knows. At least one token is left to run.
+    or the rows that the lineage knows. At least one token is left to run. There is room for
+    `reserve` tokens more, as far as it may want them.
     """
     ids = turn.ids
     match = lineage.match(turn.request.root, ids, len(ids) - 1)
-    capacity = min(
-        len(ids) + min(turn.max_tokens - len(turn.sampled), RESERVE_TOKENS), hot.capacity
-    )
+    wanted = min(turn.max_tokens - len(turn.sampled), reserve)
+    capacity = min(len(ids) + wanted, hot.capacity)
     resting = hot.resting(turn.request.session)
     if resting is not None and resting.root == turn.request.root:
         reuse = _reusable(resting, turn, lineage)

@@ -37,7 +37,6 @@ from agentcache.domain.session import SessionKey
 from agentcache.domain.turn import Sequence, Turn, TurnState
 from agentcache.domain.waiting import TurnQueue
 
-GROWTH_TOKENS = 512
 MOST_BYPASSES = 4
 _PREFILL = (TurnState.READY, TurnState.PREFILLING)
 _ALIVE = (*_PREFILL, TurnState.DECODING)
@@ -320,7 +319,7 @@ class Planner:
         resizes: list[Resize] = []
         while len(self._running) < self.limits.batch:
             turn = self._queue.first(self._may_start)
-            found = place(turn, self.hot, self.lineage) if turn else None
+            found = place(turn, self.hot, self.lineage, self.limits.reserve) if turn else None
             if turn is None or found is None:
                 break
             self._queue.take(turn)
@@ -367,7 +366,7 @@ class Planner:
 
     def _enlarge(self, turn: Turn) -> bool:
         held = turn.live.capacity
-        wanted = min(held + GROWTH_TOKENS, self.hot.capacity)
+        wanted = min(held + self.limits.reserve, self.hot.capacity)
         return self.hot.enlarge(turn.live, wanted) or self.hot.enlarge(turn.live, held + 1)
 
     def _youngest_alive(self) -> Turn:
