@@ -80,7 +80,8 @@ def _weights(config: Mapping[str, object], key: mx.array, dtype: mx.Dtype) -> di
     module = import_module(f"mlx_lm.models.{config['model_type']}")
     model = module.Model(module.ModelArgs.from_dict(config))
     weights = {}
-    for name, blank in tree_flatten(model.parameters()):
+    blanks: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    for name, blank in blanks.items():
         key, own = mx.random.split(key)
         noise = mx.random.normal(blank.shape, key=own)
         scaled = 1 + 0.1 * noise if blank.ndim == 1 else 1.5 * blank.shape[-1] ** -0.5 * noise

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from agentcache.domain.errors import ModelError
-from agentcache.domain.spec import LayerSpec
+from agentcache.domain.spec import CacheSpec, LayerSpec
 from tests.driving import Driver, copied
 from tests.tiny_models import END, VOCABULARY, tiny_llama, tiny_model
 
 import mlx.core as mx  # isort: skip  (after the BLAS)
 from mlx import nn  # isort: skip
 from mlx.utils import tree_flatten  # isort: skip
+from mlx_lm.models.cache import make_prompt_cache  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
+from agentcache.adapters.mlx.arrays import ArrayCache  # isort: skip
 from agentcache.adapters.mlx.engine import Batching, MLXEngine  # isort: skip
+from agentcache.adapters.mlx.forward import Forward  # isort: skip
 
 PROMPT = [9 * n % 250 + 3 for n in range(30)]
 SHAPE = {
@@ -87,6 +90,17 @@ def test_models_of_other_shapes_restore_and_decode_together(
     driver.engine.close()
 
 
+@pytest.mark.parametrize(("name", "apart"), [("qwen3", True), ("granite", False)])
+def test_the_head_runs_on_the_last_position_only_where_that_gives_the_models_own_logits(
+    tmp_path: Path, name: str, apart: bool
+) -> None:
+    model, _ = load_model(tiny_model(tmp_path, 1, MODELS[name]))
+    forward = Forward.of(model)
+    assert forward.apart is apart
+    ours = forward.last(PROMPT, make_prompt_cache(model))
+    assert mx.allclose(ours, model(mx.array([PROMPT]))[:, -1], atol=1e-4).item()
+
+
 def test_keys_and_values_of_unequal_dims_are_kept_as_they_are(tmp_path: Path) -> None:
     engine = MLXEngine.load(tiny_model(tmp_path, 1, MODELS["deepseek_v2"]), b"x", "x")
     assert all(layer.key_dim != layer.value_dim for layer in engine.card.spec.layers)
@@ -95,9 +109,10 @@ def test_keys_and_values_of_unequal_dims_are_kept_as_they_are(tmp_path: Path) ->
 
 def test_a_model_whose_rope_takes_no_array_decodes_one_by_one(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path, 1, rope_scaling={"type": "dynamic", "factor": 2.0})
-    driver = Driver(MLXEngine.load(folder, b"x", "x"))
-    assert driver.engine.batching.mode == "single"
-    assert driver.engine.batching.reason
+    engine = MLXEngine.load(folder, b"x", "x")
+    driver = Driver(engine)
+    assert engine.batching.mode == "single"
+    assert engine.batching.reason
     alone = [[driver.begin(n, PROMPT[n:]), *driver.decode(n, steps=3)[0]] for n in (0, 5)]
     firsts = [driver.begin(10 + n, PROMPT[n:]) for n in (0, 5)]
     together = driver.decode(10, 15, steps=3)
@@ -164,9 +179,6 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
 
 
 def test_bfloat16_rows_cross_as_their_bits() -> None:
-    from agentcache.adapters.mlx.arrays import ArrayCache
-    from agentcache.domain.spec import CacheSpec
-
     spec = CacheSpec((LayerSpec.full(2, 8),), "bfloat16")
     cache = ArrayCache.of(spec, 16)
     rows = mx.random.normal((1, 2, 5, 8)).astype(mx.bfloat16)
@@ -181,7 +193,7 @@ def test_bfloat16_rows_cross_as_their_bits() -> None:
 
 def _quantised(folder: Path) -> Path:
     model, config = load_model(folder)
-    nn.quantize(model, group_size=32, bits=8)
+    nn.quantize(model, group_size=32, bits=8)  # type: ignore[attr-defined]
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     config["quantization"] = {"group_size": 32, "bits": 8}
