@@ -153,6 +153,7 @@ def test_damage_is_noticed(damage: str) -> None:
     elif damage == "resting":
         hot._resting[9] = Sequence(9, ROOT, tokens(), 0)
     elif damage == "owner":
+        hot.wake(sequence)
         sequence.owner = BOB
     else:
         hot._by_owner.clear()

@@ -226,12 +226,15 @@ def test_only_a_prefix_that_is_worth_it_and_is_kept_is_waited_for(
     assert (second.state is TurnState.QUEUED) == waits
 
 
-def test_nobody_waits_for_the_prefix_of_a_turn_that_was_stopped() -> None:
-    drive = _drive(chunk=10)
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_nobody_waits_for_the_prefix_of_a_turn_that_was_stopped(in_flight: int) -> None:
+    drive = _drive(chunk=10, in_flight=in_flight)
     first = drive.ask(request([*SYSTEM, 1], shared=100))
     second = drive.ask(request([*SYSTEM, 2], shared=100))
-    drive.advance()
+    for _ in range(in_flight):
+        drive.round()
     drive.planner.cancel(first.number)
+    assert (drive.round().start != ()) == (in_flight == 2), "its row is still under way"
     _until(drive, second, TurnState.DECODING)
     assert drive.told[1].ended == [Finish.CANCELLED]
 
@@ -517,6 +520,28 @@ def test_the_youngest_gives_way_first_and_the_oldest_never_does(in_flight: int) 
     assert 1 not in gave_way
     ended = [plan_park.turn for plan in drive.plans for plan_park in plan.park if plan_park.turn]
     assert ended == [1, 2, 3]
+
+
+def test_a_turn_gives_way_when_its_steps_have_landed_and_the_older_one_waits_for_that() -> None:
+    drive = _drive(blocks=2, reserve=1, in_flight=2)
+    drive.ask(request([1] * 250, max_tokens=100))
+    drive.ask(request([2] * 150, max_tokens=100))
+    drive.run()
+    assert [drive.told[n].places for n in (1, 2)] == [1, 2]
+    assert [len(drive.told[n].tokens) for n in (1, 2)] == [100, 100]
+
+
+def test_a_turn_whose_resting_sequence_cannot_grow_waits_for_room() -> None:
+    drive = _drive(blocks=3, reserve=1)
+    drive.ask(request([1, 2], "ada", max_tokens=1))
+    drive.run()
+    drive.ask(request([3] * 300, max_tokens=5))
+    second = drive.ask(request([1, 2] + [4] * 400, "ada", max_tokens=1))
+    drive.round()
+    assert (second.state, drive.planner.running) == (TurnState.QUEUED, 1)
+    drive.run()
+    assert drive.told[2].ended == drive.told[3].ended == [Finish.LENGTH]
+    assert drive.told[3].placed[0].tier is Tier.HOT
 
 
 def test_a_preempted_turn_still_says_how_much_of_its_prompt_was_cached() -> None:

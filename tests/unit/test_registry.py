@@ -114,6 +114,13 @@ def test_a_session_never_vanishes_while_it_is_replaced(monkeypatch: pytest.Monke
     assert None not in seen
 
 
+def test_a_session_that_is_just_being_removed_gives_way_to_another_that_said_the_same() -> None:
+    parent, fork = _session("parent", "xY"), _session("fork", "xY")
+    registry = _registry(parent, fork)
+    del registry._sessions[fork.key]  # what another thread may see in the middle of `remove`
+    assert registry.recognise("default", ROOT, _rendered("xY")) is parent
+
+
 def test_sessions_are_listed_by_the_segment_they_stand_in() -> None:
     one, other = _session("a", at=b"s"), _session("b", at=b"s")
     registry = _registry(one, other, _session("c"))

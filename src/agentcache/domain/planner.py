@@ -26,7 +26,6 @@ from agentcache.domain.plan import (
     Grow,
     Park,
     Plan,
-    PrefillChunk,
     Resize,
     Start,
     StepPlan,
@@ -34,12 +33,11 @@ from agentcache.domain.plan import (
 )
 from agentcache.domain.request import Finish, Miss, Prompt, TurnRequest
 from agentcache.domain.session import SessionKey
+from agentcache.domain.stepping import next_step, rows_of
 from agentcache.domain.turn import Sequence, Turn, TurnState
 from agentcache.domain.waiting import TurnQueue
 
-MOST_BYPASSES = 4
-_PREFILL = (TurnState.READY, TurnState.PREFILLING)
-_ALIVE = (*_PREFILL, TurnState.DECODING)
+_ALIVE = (TurnState.READY, TurnState.PREFILLING, TurnState.DECODING)
 
 
 @define(eq=False)
@@ -123,7 +121,7 @@ class Planner:
         failed = {one.sequence: one.problem for one in result.failed}
         sampled = {one.sequence: one.token for one in result.sampled}
         turns = {turn.live.number: turn for turn in self._running.values()}
-        for number, count in _rows_of(plan).items():
+        for number, count in rows_of(plan).items():
             turn = turns[number]
             turn.live.flying -= 1
             if number in failed and turn.finish is None:
@@ -207,7 +205,7 @@ class Planner:
         awake = {one.number for one in self.hot if self.hot.resting(one.owner) is not one}
         if places != awake or len(places) != len(self._running):
             raise IntegrityError("turns and live sequences are not paired")
-        uses = [number for plan in self._flying for number in _rows_of(plan)]
+        uses = [number for plan in self._flying for number in rows_of(plan)]
         if any(one.flying != uses.count(one.number) for one in self.hot):
             raise IntegrityError("a sequence counts its uncollected steps wrongly")
         if len(self._running) > self.limits.batch or len(self._flying) > self.limits.in_flight:
@@ -308,12 +306,6 @@ class Planner:
         """Whether the engine can give `sequence` out as it is at its last row."""
         return sequence.exact or self.lineage.spec.interior_restorable
 
-    def _must_park(self, turn: Turn) -> bool:
-        """Whether a cut is reached that has to be kept before the turn goes on: state and window
-        layers are known only at the row where the sequence stands, and others may wait for it.
-        """
-        return turn.request.store and turn.next_cut(turn.live.kept) <= turn.live.planned
-
     def _start(self, now: float) -> tuple[tuple[Start, ...], tuple[Resize, ...]]:
         starts: list[Start] = []
         resizes: list[Resize] = []
@@ -384,54 +376,8 @@ class Planner:
         turns = self._running.values()
         if len(self._flying) >= self.limits.in_flight or any(map(self._is_full, turns)):
             return None
-        decode = [turn for turn in turns if self._can_decode(turn)]
-        busy = any(turn.state is TurnState.DECODING for turn in turns)
-        chunk = self._chunk(self.limits.busy_chunk if busy else self.limits.chunk)
-        if chunk is None and not decode:
-            return None
-        for turn in decode:
-            turn.asked += 1
-            turn.live.planned += 1
-        self._steps += 1
-        numbers = tuple(turn.live.number for turn in decode)
-        plan = StepPlan(self._steps, (chunk,) if chunk else (), numbers)
-        flying = _rows_of(plan)
-        for turn in turns:
-            turn.live.flying += turn.live.number in flying
-        self._flying.append(plan)
+        plan = next_step(self._steps + 1, turns, self.limits, self.lineage.spec)
+        if plan is not None:
+            self._steps += 1
+            self._flying.append(plan)
         return plan
-
-    def _can_decode(self, turn: Turn) -> bool:
-        if turn.state is not TurnState.DECODING or turn.asked >= turn.max_tokens:
-            return False
-        if turn.live.flying and not self.lineage.spec.interior_restorable:
-            return False  # a row past the end of the turn could not be taken back
-        return turn.live.planned < turn.live.capacity and not self._must_park(turn)
-
-    def _chunk(self, size: int) -> PrefillChunk | None:
-        """The next chunk: of the turn with least to prefill, unless the oldest waited too often."""
-        turns = [one for one in self._running.values() if one.state in _PREFILL]
-        turns = [turn for turn in turns if not self._must_park(turn)]
-        if not turns:
-            return None
-        oldest = min(turns, key=lambda turn: turn.number)
-        shortest = min(turns, key=lambda turn: (turn.to_prefill, turn.number))
-        turn = oldest if oldest.bypassed >= MOST_BYPASSES else shortest
-        oldest.bypassed = 0 if turn is oldest else oldest.bypassed + 1
-        sequence, start = turn.live, turn.live.planned
-        stop = min(start + size, len(sequence.ids))
-        if not self.lineage.spec.interior_restorable and turn.request.store:
-            stop = min(stop, turn.next_cut(start))
-        last = stop == len(sequence.ids)
-        sequence.planned = stop
-        turn.asked += last
-        turn.state = TurnState.DECODING if last else TurnState.PREFILLING
-        sampling = turn.request.sampling if last else None
-        return PrefillChunk(sequence.number, start, sequence.ids[start:stop], sampling)
-
-
-def _rows_of(plan: StepPlan) -> dict[int, int]:
-    rows = {chunk.sequence: len(chunk.ids) for chunk in plan.prefill}
-    for number in plan.decode:
-        rows[number] = rows.get(number, 0) + 1
-    return rows
