@@ -197,6 +197,7 @@ def test_a_folder_in_place_of_a_file_is_swept(tmp_path):
     store = disk_store(tmp_path)
     assert store.sweep([]) == 1
     assert store.nbytes() == 0
+    assert not path_of(store, SEGMENT).exists()
 
 
 def test_a_file_that_cannot_be_opened_just_now_is_a_miss_but_not_corrupt(store, file):
@@ -230,16 +231,16 @@ _ENTRY = {"dtype": "F32", "shape": [5, 1, 4], "data_offsets": [0, 80]}
         {"a": _ENTRY | {"data_offsets": [0]}},
         {"a": _ENTRY, "b": _ENTRY},
         {"a": _ENTRY | {"more": 1}},
-        {"a": _ENTRY},
     ],
-    ids=range(20),
+    ids=range(19),
 )
 def test_a_header_that_does_not_add_up_is_corrupt(store, file, header):
-    size = file.stat().st_size
-    file.write_bytes(with_header(header, bytes(80)))
-    with pytest.raises(SegmentCorrupt):
+    before = file.read_bytes()
+    data = with_header(header, bytes(80))
+    file.write_bytes(data)
+    with pytest.raises(SegmentCorrupt, match="header"):
         store.read(SEGMENT)
-    file.write_bytes(bytes(size))
+    file.write_bytes(before)
 
 
 @pytest.mark.parametrize("length", [MAX_HEADER + 1, 2**32, 2**63 - 1, 2**64 - 1])

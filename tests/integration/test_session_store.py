@@ -279,8 +279,9 @@ class SessionStoreMachine(RuleBasedStateMachine):
         for _ in range(count):
             new.append(data.draw(strategies.children(known + new)))
         session = data.draw(strategies.sessions(known + new))
-        self.store.commit(Commit(add=tuple(data.draw(st.permutations(new))), put=(session,)))
-        self.segments |= {one.key: one for one in new}
+        added = data.draw(st.permutations(new))
+        self.store.commit(Commit(add=tuple(added), put=(session,)))
+        self.segments |= {one.key: one for one in added}  # of one key, the last
         self.sessions[session.key] = session
 
     @rule(data=st.data())
