@@ -22,8 +22,9 @@ _UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\
 @click.command()
 @click.argument("name")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
 @with_settings
-def chat(settings: Settings, name: str, temperature: float) -> None:
+def chat(settings: Settings, name: str, temperature: float, max_tokens: int | None) -> None:
     """Talk to the agent NAME, who remembers what was said before, also after a restart.
 
     Ctrl-C stops an answer, Ctrl-D ends the chat. If a server is running, it is the one that
@@ -34,24 +35,26 @@ def chat(settings: Settings, name: str, temperature: float) -> None:
     logs.configure(settings.log_format, "warning")
     Identity(name, exclusive=True)  # refuses what can be no name, before anything is loaded
     transcript = Transcript.of(settings.home, name)
-    with _voice(settings, name, Sampling(temperature)) as voice:
+    with _voice(settings, name, Sampling(temperature), max_tokens) as voice:
         for said in _said_by_user():
             _exchange(voice, transcript, said)
 
 
 @contextmanager
-def _voice(settings: Settings, name: str, sampling: Sampling) -> Iterator[Voice]:
+def _voice(
+    settings: Settings, name: str, sampling: Sampling, max_tokens: int | None
+) -> Iterator[Voice]:
     from agentcache.adapters.disk import home
 
     owner = home.owner(settings.home)
     if owner is not None and owner.address is not None:
-        yield Remote(owner.address, name, sampling)
+        yield Remote(owner.address, name, sampling, max_tokens)
         return
     from agentcache.cli.running import running
 
     with running(settings) as container, asyncio.Runner() as runner:
         container.loop().wait_open()
-        yield Local(container.service(), name, sampling, runner)
+        yield Local(container.service(), name, sampling, max_tokens, runner)
 
 
 def _said_by_user() -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from attrs import define, frozen
+from attrs import frozen
 
 from agentcache.domain.conversation import Conversation, Message
 from agentcache.domain.errors import AgentCacheError
@@ -57,6 +57,7 @@ class Local:
     service: "Service"
     name: str
     sampling: Sampling
+    max_tokens: int | None
     runner: asyncio.Runner
 
     def answer(self, messages: Sequence[Message]) -> Generator[str | Cost]:
@@ -64,7 +65,7 @@ class Local:
         from agentcache.service import Ask
 
         identity = Identity(self.name, exclusive=True)
-        ask = Ask(identity, Conversation(tuple(messages)), self.sampling)
+        ask = Ask(identity, Conversation(tuple(messages)), self.sampling, self.max_tokens)
         turn = self.runner.run(self.service.begin(ask))
         try:
             events = aiter(turn)
@@ -84,13 +85,14 @@ def _said(event: "Delta | Ended") -> str | Cost:
     return event.text if isinstance(event, Delta) else Cost(event.prompt, event.cached)
 
 
-@define
+@frozen
 class Remote:
     """The server at `address`, as the agent `name`."""
 
     address: str
     name: str
     sampling: Sampling
+    max_tokens: int | None
 
     def answer(self, messages: Sequence[Message]) -> Generator[str | Cost]:
         """See Voice."""
@@ -98,6 +100,7 @@ class Remote:
             "model": self._model(),
             "messages": [{"role": m.role, "content": m.content} for m in messages],
             "temperature": self.sampling.temperature,
+            "max_tokens": self.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
