@@ -127,6 +127,12 @@ def test_a_turn_that_had_its_place_is_not_refused_for_its_deadline_nor_when_drai
     assert isinstance(drive.told[3].ended[0], Unavailable)
 
 
+@pytest.mark.parametrize("limit", ["batch", "chunk", "busy_chunk", "reserve", "in_flight"])
+def test_limits_that_would_let_nothing_go_on_are_refused(limit: str) -> None:
+    with pytest.raises(ValueError, match=limit):
+        Limits(**{limit: 0})
+
+
 # -- who is next ---------------------------------------------------------------------------------
 
 
@@ -781,10 +787,13 @@ def test_a_plan_with_nothing_in_it_is_idle() -> None:
     "damage", ["lost", "twice", "pairs", "flying", "batch", "in flight", "not live"]
 )
 def test_damage_is_noticed(damage: str) -> None:
-    drive = _drive(batch=1)
+    drive = _drive(batch=2, in_flight=2)
     planner = drive.planner
     turn = drive.ask(request([1]))
-    drive.round()
+    drive.ask(request([2]))
+    for _ in range(3):
+        drive.round()
+    assert (planner.running, planner.flying) == (2, 2)
     if damage == "lost":
         planner.turns.clear()
     elif damage == "twice":
@@ -793,12 +802,11 @@ def test_damage_is_noticed(damage: str) -> None:
     elif damage == "pairs":
         planner.hot.make(b"r", tokens([1]), 1)
     elif damage == "flying":
-        turn.live.flying = 1
+        turn.live.flying = 7
     elif damage == "batch":
-        planner.limits = Limits(batch=0)
+        planner.limits = Limits(batch=1, in_flight=2)
     elif damage == "in flight":
-        drive.round()
-        planner.limits = Limits(batch=1, in_flight=0)
+        planner.limits = Limits(batch=2, in_flight=1)
     else:
         planner.hot.drop(turn.live)
     with pytest.raises(IntegrityError):

@@ -1,6 +1,7 @@
 """What the planner is told once, its limits, and what it tells: notices about turns."""
 
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import ge
 
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted
@@ -13,13 +14,13 @@ class Limits:
     `reserve` is for how many tokens more a sequence gets room at a time.
     """
 
-    batch: int = 8
-    queue: int = 256
-    chunk: int = 512
-    busy_chunk: int = 128
-    reserve: int = 512
-    in_flight: int = 1
-    context: int = 2**31
+    batch: int = field(default=8, validator=ge(1))
+    queue: int = field(default=256, validator=ge(0))
+    chunk: int = field(default=512, validator=ge(1))
+    busy_chunk: int = field(default=128, validator=ge(1))
+    reserve: int = field(default=512, validator=ge(1))
+    in_flight: int = field(default=1, validator=ge(1))
+    context: int = field(default=2**31, validator=ge(1))
 
 
 @frozen
@@ -41,7 +42,7 @@ class Placed:
 
 @frozen
 class Refused:
-    """`turn` never got a place, because of `error`."""
+    """`turn` gets no place, or not the one that it waited for again, because of `error`."""
 
     turn: int
     error: AgentCacheError

@@ -108,7 +108,7 @@ class Planner:
             self._queue.push_front(turn)
 
     def fail(self, number: int, problem: str) -> None:
-        """The turn's `Start` or `Resize` could not be carried out."""
+        """The turn's `Grow`, `Start` or `Resize` could not be carried out."""
         turn = self._running[number]
         self.lineage.release(turn.leased)
         turn.leased = ()
