@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from attrs import define, field
 
+from agentcache import native_end
 from agentcache.conductor import Conductor
-from agentcache.domain.errors import Unavailable
+from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.request import TurnRequest
 from agentcache.keeper import Post
 from agentcache.ports.clock import Clock
@@ -115,8 +116,7 @@ class EngineLoop:
 
     def join(self) -> None:
         """Wait until everything is committed and the thread has ended."""
-        if self._thread.is_alive():
-            self._thread.join()
+        native_end.join(self._thread)
 
     # -- on the engine thread ----------------------------------------------------------------
 
@@ -128,7 +128,8 @@ class EngineLoop:
             self._serve(self._conductor)
             self.phase = "stopped"
         except BaseException as error:
-            log.exception("the engine thread ends")
+            if not isinstance(error, AgentCacheError):  # those are told to whoever waits
+                log.exception("the engine thread ends")
             self.problem, self.phase = error, "failed"
             if self._conductor is not None:
                 self._conductor.fail_all(Unavailable("failed"))
