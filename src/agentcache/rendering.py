@@ -7,6 +7,7 @@ ids are used, which for answers are the sampled ones; see "Matching" in the desi
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
+from itertools import groupby
 
 from attrs import evolve
 
@@ -82,8 +83,8 @@ class PromptBuilder:
         """
         spans = list(prompt.spans)
         said, rest = _said(self._tokenizer, spans[-1:], sampled, text)
-        for token, piece in said:
-            _append(spans, self._tokenizer.control(token), token, piece)
+        for control, run in groupby(said, lambda one: self._tokenizer.control(one[0])):
+            _append(spans, control, list(run))
         if rest:
             _extend(spans, rest, _encoded(self._tokenizer, rest))
         return tuple(spans)
@@ -209,20 +210,21 @@ def _inside(pieces: Sequence[tuple[int, str]], text: str) -> tuple[int, int]:
     return kept, length
 
 
-def _append(spans: list[Span], control: str | None, token: int, piece: str) -> None:
+def _append(spans: list[Span], control: str | None, run: Sequence[tuple[int, str]]) -> None:
     if control is None:
-        _extend(spans, piece, tokens((token,)))
+        _extend(spans, _joined(run), tokens(token for token, _ in run))
         return
-    if before := piece.removesuffix(control):  # a broken character before it became certain
-        _extend(spans, before, tokens())
-    spans.append(Span(SpanKind.CONTROL, "", control, tokens((token,))))
+    for token, piece in run:
+        if before := piece.removesuffix(control):  # a broken character before it became certain
+            _extend(spans, before, tokens())
+        spans.append(Span(SpanKind.CONTROL, "", control, tokens((token,))))
 
 
 def _extend(spans: list[Span], text: str, ids: "Tokens[int]") -> None:
     """Append to the last span if it is content, which the generation prompt usually is."""
     if spans and spans[-1].kind is SpanKind.CONTENT:
         last = spans[-1]
-        spans[-1] = evolve(last, text=last.text + text, ids=last.ids + ids)
+        spans[-1] = Span(last.kind, "assistant", last.text + text, last.ids + ids)
     else:
         spans.append(Span(SpanKind.CONTENT, "assistant", text, ids))
 
@@ -231,13 +233,17 @@ def _miss(prompt: Prompt, known: Sequence[Span], other_tools: bool) -> Miss:
     count = matching_spans(known, prompt.spans)
     if count == len(known):
         return Miss.NONE
-    roles = {spans[count].role for spans in (known, prompt.spans) if count < len(spans)}
+    roles = {_next_role(spans[count:]) for spans in (known, prompt.spans)}
     same = common_prefix(prompt.tokens, 0, concatenated(known), 0)
     # A span may hold system prompt and user message; where only one side is system, it is gone.
     of_system = "system" in roles and (len(roles) > 1 or not prompt.shared)
     if same >= prompt.shared and not of_system:
         return Miss.MESSAGES_CHANGED
     return Miss.TOOLS_CHANGED if other_tools else Miss.SYSTEM_CHANGED
+
+
+def _next_role(spans: Sequence[Span]) -> str:
+    return next((span.role for span in spans if span.role), "")
 
 
 def _leading_system(conversation: Conversation) -> tuple[Message, ...]:

@@ -15,6 +15,7 @@ from tokenizers import pre_tokenizers as cuts
 from transformers import AutoTokenizer
 
 from agentcache.adapters.memory.tokenizer import MemoryTokenizer
+from agentcache.adapters.mlx.chat_template import ChatTemplate
 from agentcache.adapters.mlx.tokenizer import MLXTokenizer, load
 from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
 from agentcache.domain.errors import InvalidRequest, ModelError
@@ -294,11 +295,25 @@ class TestRoles:
         assert all(found[text] == role for role, text in alone)
         assert {span.role for span in spans if span.kind is SpanKind.CONTROL} == {""}
 
+    def test_whatever_holds_an_answer_is_the_assistants(self, tokenizer: Port) -> None:
+        spans = tokenizer.render(asked("what?", "the answer", "again?"))
+        assert [span.role for span in spans if "the answer" in span.text] == ["assistant"]
+        prompt = PromptBuilder(tokenizer).build(asked("what?"))
+        after = PromptBuilder(tokenizer).spans_after(
+            prompt, _letter_by_letter(tokenizer, "the answer"), "the answer"
+        )
+        assert after[-1].role == "assistant"
+
+    def test_what_only_separates_is_nobodys(self, tokenizer: Port) -> None:
+        spans = tokenizer.render(asked("what?", "the answer", "again?"), generation_prompt=False)
+        names = ("", "user", "assistant")
+        assert {span.role for span in spans if span.text.strip() in names} <= {""}
+
     def test_the_generation_prompt_is_the_assistants(self, tokenizer: Port) -> None:
         spans = tokenizer.render(asked("what?"))
         without = tokenizer.render(asked("what?"), generation_prompt=False)
         added = [span.role for span in spans[len(without) :] if span.kind is SpanKind.CONTENT]
-        assert set(added) <= {"assistant"}
+        assert added[-1:] in ([], ["assistant"])
 
     def test_tools_and_their_results_are_told_apart(self, subjects: dict[str, Subject]) -> None:
         spans = subjects["thinking"].tokenizer.render(_tool_talk("42 degrees"))
@@ -323,6 +338,17 @@ class TestTemplates:
             subjects["headers"].tokenizer.render(
                 Conversation((Message("user", "a"), Message("assistant", "", None, (call, call))))
             )
+
+    def test_a_template_that_breaks_on_a_conversation_says_what_broke(self) -> None:
+        template = ChatTemplate.of("{{ messages[1].content.nothing.there }}", {})
+        with pytest.raises(InvalidRequest, match="cannot render this conversation"):
+            template.render([{"role": "user", "content": "hi"}], [], True)
+
+    def test_a_template_for_tools_is_used_when_there_are_tools(self) -> None:
+        sources = {"default": "plain", "tool_use": "{% generation %}with tools{% endgeneration %}"}
+        template = ChatTemplate.of(sources, {})
+        assert template.render([], [], True) == "plain"
+        assert template.render([], [{"type": "function"}], True) == "with tools"
 
     def test_the_date_never_changes(self, subjects: dict[str, Subject]) -> None:
         spans = subjects["headers"].tokenizer.render(asked("hi"))

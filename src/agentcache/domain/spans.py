@@ -20,7 +20,11 @@ class SpanKind(Enum):
 
 @frozen
 class RenderedSpan:
-    """A piece of the rendered prompt before it is tokenised. `role` is whose words it carries."""
+    """A piece of the rendered prompt before it is tokenised.
+
+    `role` is whose words it carries: "" for control and for what only separates, "assistant" for
+    all that holds an answer.
+    """
 
     kind: SpanKind
     role: str

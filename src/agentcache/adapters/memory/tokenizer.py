@@ -84,7 +84,7 @@ class MemoryTokenizer:
                 "system", f"system\n{_encodable(tools_json(conversation.tools), 'tools')}"
             )
             yield _control("<|im_end|>")
-            yield _content("system", "\n")
+            yield _content("", "\n")
 
     def _turn(self, message: Message, place: str) -> Iterator[RenderedSpan]:
         role = "system" if message.role == "developer" else message.role
@@ -99,7 +99,7 @@ class MemoryTokenizer:
             yield _content(role, _encodable(text, place))
             yield _control("</tool_call>")
         yield _control("<|im_end|>")
-        yield _content(role, "\n")
+        yield _content("", "\n")
 
     def _said(self, role: str, text: str) -> Iterator[RenderedSpan]:
         """An assistant's words, in which <think> and <tool_call> are control again."""

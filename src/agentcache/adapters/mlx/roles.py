@@ -42,17 +42,17 @@ def labelled(
     spellings: Spellings,
     generation_prompt: bool,
 ) -> tuple[RenderedSpan, ...]:
-    """The pieces as spans. Control has no role; the generation prompt is the assistant's.
+    """The pieces as spans. Control and what only separates has no role.
 
-    A content span is of the role whose message is found in it first. Where none is, the role is
-    the one that it names, or that of the content before.
+    A content span is the assistant's if it holds an answer of his, else of the role whose message
+    is found in it first, else of the one under whose header it stands. So is template text that
+    says something. The generation prompt is the assistant's.
     """
     walk = _Walk(tuple(_said(conversation, spellings)))
-    spans, last = [], "system"
-    for kind, text in pieces:
-        role = "" if kind is SpanKind.CONTROL else walk.role(text) or last
-        last = role or last
-        spans.append(RenderedSpan(kind, role, text))
+    spans = [
+        RenderedSpan(kind, walk.role(text) if kind is SpanKind.CONTENT else "", text)
+        for kind, text in pieces
+    ]
     if generation_prompt and spans and walk.idle and spans[-1].kind is SpanKind.CONTENT:
         spans[-1] = RenderedSpan(SpanKind.CONTENT, "assistant", spans[-1].text)
     return tuple(spans)
@@ -66,20 +66,27 @@ class _Walk:
     idle: bool = False
     _next: int = field(default=0, init=False)
     _header: str = field(default="", init=False)
+    _last: str = field(default="system", init=False)
 
     def role(self, text: str) -> str:
         named = _HEADERS.get(text.lstrip().partition("\n")[0].strip(), "")
-        self.idle = True
         self._header = named or self._header
-        if text.strip() in _HEADERS:
-            return named
-        roles = _IN_TURN_OF.get(self._header)
-        found, at = "", 0
+        self.idle = True
+        if not text.strip() or text.strip() in _HEADERS:
+            return ""
+        found = list(self._found(text))
+        self.idle = not found
+        said = "assistant" if "assistant" in found else next(iter(found), self._header)
+        self._last = said or self._last
+        return self._last
+
+    def _found(self, text: str) -> Iterator[str]:
+        """The roles of all that is found in `text`, in order."""
+        roles, at = _IN_TURN_OF.get(self._header), 0
         while (step := self._find(text, at, roles)) is not None:
             index, at = step
-            found = found or self.said[index][0]
-            self._next, self.idle = index + 1, False
-        return found or named
+            self._next = index + 1
+            yield self.said[index][0]
 
     def _find(self, text: str, at: int, roles: Container[str] | None) -> tuple[int, int] | None:
         """The next thing said by `roles` that is in `text` after `at`, and where it ends there."""
