@@ -143,6 +143,18 @@ class TestContentCannotSpeakControl:
         rendered = [controls(tokenizer.render(_tool_talk(said))) for said in (text, "a")]
         assert rendered[0] == rendered[1]
 
+    def test_nor_do_names_in_the_tags_that_a_template_makes_of_them(self) -> None:
+        backend = Tokenizer(models.WordLevel({"<think>": 0, "<unk>": 1}, "<unk>"))
+        backend.add_special_tokens(["<think>"])
+        template = """{% for tool in tools %}<{{ tool.function.name }}>
+            {%- for key in tool.function.parameters %}<{{ key }}>{% endfor %}{% endfor %}
+            {%- for message in messages %}<{{ message.name }}>{{ message.content }}{% endfor %}"""
+        tokenizer = MLXTokenizer.of(backend, template, {})
+        tool = {"function": {"name": "think", "parameters": {"think": 1}}}
+        spans = tokenizer.render(Conversation((Message("user", "x", name="think"),), (tool,)))
+        assert controls(spans) == []
+        assert "".join(span.text for span in spans) == "<think><think><think>x"
+
     @given(text=adversarial)
     def test_nor_does_a_system_prompt(self, tokenizer: Port, text: str) -> None:
         rendered = [
@@ -223,18 +235,27 @@ class TestEncoding:
 
 
 class TestDetokenizing:
+    @pytest.mark.parametrize("name", ["chatml", "headers", "default"])
     @given(data=st.data())
     def test_the_pieces_are_the_full_decode_without_an_incomplete_character_at_the_end(
-        self, subjects: dict[str, Subject], data: st.DataObject
+        self, subjects: dict[str, Subject], name: str, data: st.DataObject
     ) -> None:
-        for name in ("chatml", "headers", "default"):
-            tokenizer = subjects[name].tokenizer
-            backend = tokenizer.decoding.backend
-            tried = st.lists(st.integers(0, backend.get_vocab_size() - 1), max_size=20)
-            ids = data.draw(tried)
-            full = backend.decode(ids, skip_special_tokens=True)
-            said = decoded(tokenizer, ids)
-            assert full in (said, said + "\N{REPLACEMENT CHARACTER}")
+        tokenizer = subjects[name].tokenizer
+        backend = tokenizer.decoding.backend
+        ids = data.draw(st.lists(st.integers(0, backend.get_vocab_size() - 1), max_size=20))
+        full = backend.decode(ids, skip_special_tokens=True)
+        said = decoded(tokenizer, ids)
+        assert full in (said, said + "\N{REPLACEMENT CHARACTER}")
+
+    def test_the_bytes_of_a_surrogate_are_no_incomplete_character(
+        self, subjects: dict[str, Subject]
+    ) -> None:
+        tokenizer = subjects["chatml"].tokenizer
+        backend = tokenizer.decoding.backend
+        alphabet = _alphabet()
+        ids = [backend.token_to_id(alphabet[byte]) for byte in b"x\xed\xb1"]
+        assert decoded(tokenizer, ids) == backend.decode(ids) == "x\ufffd\ufffd"
+        assert decoded(tokenizer, ids[:2]) == "x"
 
     @given(text=anything, data=st.data())
     def test_a_text_cut_at_any_token_is_a_beginning_of_it(

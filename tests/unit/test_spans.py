@@ -76,7 +76,7 @@ class TestChains:
 class TestSpellings:
     @given(adversarial, st.booleans())
     def test_hidden_text_comes_back_as_it_was(self, text: str, speaks: bool) -> None:
-        assert unmarked(SPELLINGS.hidden(text, MARK, speaks), MARK) == text
+        assert unmarked(SPELLINGS.hidden(text, MARK, speaks=speaks), MARK) == text
 
     @given(adversarial, adversarial, adversarial)
     def test_hidden_text_completes_no_spelling_with_what_stands_beside_it(
@@ -94,6 +94,16 @@ class TestSpellings:
                 around = word[:cut] + SPELLINGS.hidden(text, MARK) + word[cut:]
                 kinds = {kind for kind, _ in SPELLINGS.split(around)}
                 assert not text or kinds == {SpanKind.CONTENT} or _inside(word, cut, text)
+
+    @pytest.mark.parametrize("word", WORDS)
+    def test_a_part_of_a_spelling_completes_it_only_where_templates_compare(
+        self, word: str
+    ) -> None:
+        for start in range(len(word)):
+            for stop in range(start + 1, len(word)):
+                around = word[:start] + SPELLINGS.hidden(word[start:stop], MARK) + word[stop:]
+                assert (SpanKind.CONTROL, word) not in list(SPELLINGS.split(around))
+        assert SPELLINGS.hidden("think", MARK, compared=True) == "think"
 
     def test_the_assistant_may_speak_control_tokens_that_are_not_special(self) -> None:
         said = SPELLINGS.hidden("<think>hm<|a|>", MARK, speaks=True)

@@ -56,13 +56,14 @@ class Spellings:
         find = re.compile(_any_of(words)) if words else None
         return cls(known, find, _Hiding.of(words), _Hiding.of(special))
 
-    def hidden(self, text: str, mark: str, speaks: bool = False) -> str:
+    def hidden(self, text: str, mark: str, *, speaks: bool = False, compared: bool = False) -> str:
         """`text` with a mark in every spelling. With `speaks` (the assistant), special ones only.
 
-        The ends of `text` are marked too where they could complete a spelling together with what
-        the template writes beside them.
+        It is marked too where it could complete a spelling together with what the template writes
+        beside it: at its ends, and, unless templates compare it with words of their own
+        (`compared`), inside.
         """
-        return (self._special if speaks else self._every).hide(text, mark)
+        return (self._special if speaks else self._every).hide(text, mark, compared)
 
     def split(self, text: str, mark: str = "") -> Iterator[tuple[SpanKind, str]]:
         """Cut `text` at the spellings in it, leftmost and longest first; take out every `mark`.
@@ -92,6 +93,7 @@ class _Hiding:
     """Puts marks into one set of spellings (`words`, sorted; `backwards`, the same reversed)."""
 
     words: Sequence[str]
+    joined: str
     backwards: Sequence[str]
     firsts: frozenset[str]
     lasts: frozenset[str]
@@ -104,6 +106,7 @@ class _Hiding:
         branches = [f"{re.escape(first)}(?={_any_of(rests)})" for first, rests in _by_first(words)]
         return cls(
             words=words,
+            joined="\n".join(words),
             backwards=sorted(word[::-1] for word in words),
             firsts=frozenset(word[0] for word in words),
             lasts=frozenset(word[-1] for word in words),
@@ -111,12 +114,15 @@ class _Hiding:
             pattern=re.compile("|".join(branches)) if words else None,
         )
 
-    def hide(self, text: str, mark: str) -> str:
+    def hide(self, text: str, mark: str, compared: bool) -> str:
         if self.pattern is None or not text:
             return text
         before = mark if self._ends_one(text) else ""
         after = mark if self._begins_one(text) else ""
-        return before + self.pattern.sub(rf"\g<0>{mark}", text) + after
+        hidden = before + self.pattern.sub(rf"\g<0>{mark}", text) + after
+        if hidden == text and not compared and text in self.joined:
+            return text[:1] + mark + text[1:]
+        return hidden
 
     def _begins_one(self, text: str) -> bool:
         """Whether some end of `text` is a spelling's beginning."""

@@ -88,7 +88,10 @@ class _Bytes:
         return text
 
     def finish(self) -> str:
-        return ""
+        held, _ = self._decoder.getstate()
+        text: str = held.decode("utf-8", "replace")
+        # One U+FFFD is a character that lacks bytes; several (a surrogate) never become one.
+        return text if len(text) > 1 else ""
 
 
 @define(eq=False)

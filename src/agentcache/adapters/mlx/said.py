@@ -1,7 +1,7 @@
 """What was said, as the fields a chat template reads, with every control spelling hidden."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from attrs import frozen
@@ -15,7 +15,13 @@ from agentcache.domain.tools import canonical, canonical_tools
 
 ROLES = ("system", "user", "assistant", "tool")
 Arguments = Literal["text", "mapping"]
-_Hide = Callable[[str], str]
+# What templates look up in tools and compare with: these must reach them as they are.
+_SCHEMA_KEYS = frozenset({
+    "type", "function", "name", "description", "parameters", "properties", "required", "items",
+    "enum", "arguments", "strict", "anyOf", "oneOf", "allOf", "not", "const", "default", "format",
+    "title", "examples", "additionalProperties", "minimum", "maximum", "minLength", "maxLength",
+    "minItems", "maxItems", "uniqueItems", "pattern", "nullable", "$ref", "$defs", "return",
+})  # fmt: skip
 
 
 @frozen
@@ -41,7 +47,7 @@ def said(conversation: Conversation, spellings: Spellings, arguments: Arguments)
         messages=tuple(
             _message(message, spellings, mark, arguments) for message in conversation.messages
         ),
-        tools=tuple(_hidden(tool, lambda text: spellings.hidden(text, mark)) for tool in tools),
+        tools=tuple(_hidden(tool, spellings, mark) for tool in tools),
     )
 
 
@@ -58,16 +64,22 @@ def _message(message: Message, spellings: Spellings, mark: str, arguments: Argum
     if message.tool_call_id is not None:
         fields["tool_call_id"] = hide(message.tool_call_id)
     if message.tool_calls:
-        fields["tool_calls"] = [_call(call, hide, arguments) for call in message.tool_calls]
+        fields["tool_calls"] = [
+            {
+                "id": hide(call.id),
+                "type": "function",
+                "function": {
+                    "name": hide(call.name),
+                    "arguments": _hidden(_given(call, arguments), spellings, mark),
+                },
+            }
+            for call in message.tool_calls
+        ]
     return fields
 
 
-def _call(call: ToolCall, hide: _Hide, arguments: Arguments) -> Fields:
-    given: Json = call.arguments
-    if arguments == "mapping":
-        given = _parsed(call.arguments)
-    function = {"name": hide(call.name), "arguments": _hidden(given, hide)}
-    return {"id": hide(call.id), "type": "function", "function": function}
+def _given(call: ToolCall, arguments: Arguments) -> Json:
+    return _parsed(call.arguments) if arguments == "mapping" else call.arguments
 
 
 def _parsed(arguments: str) -> Json:
@@ -81,13 +93,18 @@ def _parsed(arguments: str) -> Json:
     return value if isinstance(value, dict) else arguments
 
 
-def _hidden(value: Json, hide: _Hide) -> Any:
+def _hidden(value: Json, spellings: Spellings, mark: str, name: bool = False) -> Any:
     if isinstance(value, str):
-        return hide(value)
+        return spellings.hidden(value, mark, compared=not name)
     if isinstance(value, Mapping):
-        return {hide(key): _hidden(one, hide) for key, one in value.items()}
+        return {
+            spellings.hidden(key, mark, compared=key in _SCHEMA_KEYS): _hidden(
+                one, spellings, mark, key == "name"
+            )
+            for key, one in value.items()
+        }
     if isinstance(value, Sequence):
-        return [_hidden(one, hide) for one in value]
+        return [_hidden(one, spellings, mark) for one in value]
     return value
 
 
