@@ -133,6 +133,7 @@ class Drive:
         """Plan and carry out; nothing is collected. `fails` says which sequences cannot go on."""
         plan = self.planner.plan(self.now)
         self.plans.append(plan)
+        self.planner.hot.check_integrity()
         prepared = plan.park or plan.grow or plan.start or plan.resize
         assert not (prepared and plan.step), "a step beside what may fail"
         self._prepare(plan, fails)

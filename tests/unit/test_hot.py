@@ -69,6 +69,7 @@ def test_a_resting_sequence_that_grows_does_not_give_way_to_itself() -> None:
     hot = HotTier(BlockPool(3))
     resting = _resting(hot, 2, ADA)
     assert hot.enlarge(resting, 3 * BLOCK_TOKENS)
+    assert not hot.enlarge(resting, 4 * BLOCK_TOKENS)
     assert hot.resting(ADA) is resting
 
 

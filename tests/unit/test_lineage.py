@@ -56,6 +56,13 @@ def test_a_match_goes_on_into_a_child_that_leaves_in_the_middle() -> None:
     assert match.length == 4
 
 
+def test_a_child_behind_the_first_difference_is_not_on_the_path() -> None:
+    lineage = Lineage(FULL)
+    parent = _add(lineage, "12345")
+    _add(lineage, "9", parent, 4)
+    assert lineage.match(ROOT, _ids("12779")).length == 2
+
+
 def test_of_two_paths_the_longer_one_is_found() -> None:
     lineage = Lineage(FULL)
     parent = _add(lineage, "12")
@@ -186,6 +193,13 @@ def test_leaves_are_evicted_before_their_parents() -> None:
         lineage.leave(victim.key, Tier.WARM)
         gone.append(victim.key)
     assert gone == [child.key, parent.key]
+
+
+def test_what_was_just_built_upon_is_more_recent_than_an_older_stranger() -> None:
+    lineage = Lineage(FULL)
+    parent, stranger = _add(lineage, "12"), _add(lineage, "5")
+    lineage.cut(_add(lineage, "3", parent).key)
+    assert lineage.coldest(Tier.WARM) is stranger
 
 
 def test_a_warm_parent_that_is_also_cold_may_leave_the_warm_tier_first() -> None:
