@@ -33,6 +33,7 @@ from agentcache.domain.session import SessionKey
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import Tokens, to_bytes, tokens
 from agentcache.domain.turn import Turn, TurnState
+from tests.unit.domain_strategies import FULL
 
 ROOT = b"r" * 32
 END = 0
@@ -318,3 +319,29 @@ class Drive:
             if turn.finish is not None or said == stop:
                 finish = turn.finish if said != stop and turn.finish else Finish.STOP
                 self.planner.finish(notice.turn, finish, min(keep, said))
+
+
+def drive_of(spec: CacheSpec = FULL, blocks: int = 40, **limits: int) -> Drive:
+    """A drive over an empty lineage and `blocks` blocks of memory."""
+    return Drive(planner_of(spec, blocks, Limits(**limits)))
+
+
+def chunks(drive: Drive) -> list[int]:
+    """The lengths of all prefill chunks so far."""
+    steps = [plan.step for plan in drive.plans if plan.step is not None]
+    return [len(chunk.ids) for step in steps for chunk in step.prefill]
+
+
+def prefilled(drive: Drive) -> list[int]:
+    """The sequences of all prefill chunks so far."""
+    steps = [plan.step for plan in drive.plans if plan.step is not None]
+    return [chunk.sequence for step in steps for chunk in step.prefill]
+
+
+def until(drive: Drive, turn: Turn, state: TurnState) -> None:
+    """Go on until `turn` is in `state`."""
+    for _ in range(5000):
+        if turn.state is state:
+            return
+        drive.advance()
+    raise AssertionError(f"turn {turn.number} never came to be {state.value}")
