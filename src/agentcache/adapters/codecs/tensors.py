@@ -18,6 +18,7 @@ class Role:
     """The keys or the values of one group of layers. `width` numbers make a layer's row."""
 
     name: str
+    keys: bool
     layers: int
     heads: int
     dim: int
@@ -47,10 +48,10 @@ class Role:
 def roles(spec: CacheSpec, kind: LayerKind) -> tuple[Role, ...]:
     """The roles of all groups of `kind`."""
     return tuple(
-        Role(name, len(group.layers), group.heads, dim, group.window, spec.dtype)
+        Role(name, keys, len(group.layers), group.heads, dim, group.window, spec.dtype)
         for group in spec.groups
         if group.kind is kind
-        for name, dim in group.roles()
+        for keys, (name, dim) in zip((True, False), group.roles(), strict=True)
     )
 
 
