@@ -1,7 +1,8 @@
-"""The CPU path: MLX's attention and SwiGLU, answered by numpy where MLX runs float32 on a CPU.
+"""The CPU path: attention, SwiGLU and few-row products in numpy, where MLX runs float32 on a CPU.
 
 `install()` replaces `mx.fast.scaled_dot_product_attention`, which mlx-lm looks up when it calls
-it, and mlx-lm's `swiglu`, which its models import by name. Whatever the kernels do not cover
+it, mlx-lm's `swiglu`, which its models import by name, and the methods of MLX's `Linear` and
+`Embedding` that multiply with a weight. Whatever the kernels do not cover
 (other dtypes, another device or stream, tracing by `mx.compile` or `mx.vmap`) goes to the function
 that stood there before. Arrays are evaluated on the calling thread. Gradients do not pass through
 numpy: uninstall before training.
@@ -14,15 +15,20 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 from attrs import frozen
+from mlx.nn.layers.base import Module
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.linear import Linear
 from mlx_lm.models import activations
 
-from agentcache.adapters.mlx import blas, cpu_activation, cpu_attention
+from agentcache.adapters.mlx import blas, cpu_activation, cpu_attention, cpu_linear
 
 # Smaller ones cost less in MLX than waiting for the operands does.
 _SWIGLU_WORTH = 4096
+_PRODUCT_WORTH = 64 * 1024
 
 Attention = Callable[..., mx.array]
 Mask = mx.array | Literal["causal"] | None
+Layer = Callable[..., mx.array]
 Swiglu = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -34,6 +40,8 @@ class _Patch:
     attention: Attention
     swiglu_before: Swiglu
     swiglu: Swiglu
+    linear_before: Layer
+    as_linear_before: Layer
     numpy_threads: int | None
 
 
@@ -54,10 +62,14 @@ def install() -> None:
         _attention_over(attention_before),
         swiglu_before,
         _swiglu_over(swiglu_before),
+        Linear.__call__,
+        Embedding.as_linear,
         blas.set_numpy_threads(1),
     )
     mx.fast.scaled_dot_product_attention = _patch.attention
     _replace_everywhere("swiglu", swiglu_before, _patch.swiglu)
+    setattr(Linear, "__call__", _product_over(_patch.linear_before))  # noqa: B010
+    setattr(Embedding, "as_linear", _product_over(_patch.as_linear_before))  # noqa: B010
 
 
 def uninstall() -> None:
@@ -72,6 +84,8 @@ def uninstall() -> None:
         raise RuntimeError("attention was wrapped again after install(): unwrap that first")
     mx.fast.scaled_dot_product_attention = _patch.attention_before
     _replace_everywhere("swiglu", _patch.swiglu, _patch.swiglu_before)
+    setattr(Linear, "__call__", _patch.linear_before)  # noqa: B010
+    setattr(Embedding, "as_linear", _patch.as_linear_before)  # noqa: B010
     if _patch.numpy_threads is not None:
         blas.set_numpy_threads(_patch.numpy_threads)
     _patch = None
@@ -126,6 +140,24 @@ def _swiglu_over(fallback: Swiglu) -> Swiglu:
         return fallback(gate, x)
 
     return swiglu
+
+
+def _product_over(fallback: Layer) -> Layer:
+    def product(layer: Module, x: mx.array) -> mx.array:
+        weight: mx.array = layer["weight"]
+        rows = x.size // max(1, x.shape[-1])
+        fits = 0 < rows <= cpu_linear.MOST_ROWS and weight.size >= _PRODUCT_WORTH
+        if (
+            not fits
+            or "bias" in layer
+            or not _float32_on_cpu(x, weight)
+            or not _evaluate(x, weight)
+        ):
+            return fallback(layer, x)
+        out = cpu_linear.product(np.asarray(x).reshape(rows, -1), np.asarray(weight))
+        return mx.array(out).reshape(*x.shape[:-1], len(weight))
+
+    return product
 
 
 def _readable(array: mx.array) -> mx.array:

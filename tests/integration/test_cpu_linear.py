@@ -1,0 +1,105 @@
+"""Products of few rows: numpy's answer is MLX's, and MLX gets what numpy does not take."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentcache.adapters.mlx import blas
+
+blas.load()
+
+import mlx.core as mx  # noqa: E402
+from mlx.nn.layers.embedding import Embedding  # noqa: E402
+from mlx.nn.layers.linear import Linear  # noqa: E402
+
+from agentcache.adapters.mlx import cpu, cpu_linear  # noqa: E402
+
+TOLERANCE = 2e-5
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    cpu.install()
+    yield
+    cpu.uninstall()
+
+
+def random(shape: tuple[int, ...], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@given(
+    rows=st.integers(1, cpu_linear.MOST_ROWS),
+    width=st.integers(1, 96),
+    outs=st.integers(1, 300),
+    seed=st.integers(0, 99),
+)
+def test_a_product_is_that_of_the_definition(rows: int, width: int, outs: int, seed: int) -> None:
+    x, weight = random((rows, width), seed), random((outs, width), seed + 1)
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    got = cpu_linear.product(x, weight)
+    assert got.shape == (rows, outs)
+    assert np.abs(got - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 512), (8, 1, 512), (1, 5, 512), (2, 3, 512), (1, 40, 512)]
+)
+def test_a_linear_layer_says_what_mlx_says(lead: tuple[int, ...]) -> None:
+    layer = Linear(512, 450, bias=False)
+    x = mx.array(random((*lead, 512), 3))
+    expected = x @ layer["weight"].T
+    assert layer(x).shape == expected.shape
+    assert mx.allclose(layer(x), expected, rtol=0, atol=TOLERANCE).item()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_tied_head_says_what_mlx_says() -> None:
+    embedding = Embedding(1000, 256)
+    x = mx.array(random((3, 1, 256), 5))
+    expected = x @ embedding["weight"].T
+    assert mx.allclose(embedding.as_linear(x), expected, rtol=0, atol=TOLERANCE).item()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_layer_with_a_bias_keeps_it() -> None:
+    layer = Linear(512, 450, bias=True)
+    x = mx.array(random((1, 1, 512), 7))
+    expected = x @ layer["weight"].T + layer["bias"]
+    assert mx.allclose(layer(x), expected, rtol=0, atol=TOLERANCE).item()
+
+
+@pytest.mark.usefixtures("installed")
+def test_half_precision_stays_with_mlx() -> None:
+    layer = Linear(512, 450, bias=False)
+    layer.set_dtype(mx.float16)
+    out = layer(mx.array(random((1, 1, 512), 9)).astype(mx.float16))
+    assert out.dtype == mx.float16
+
+
+@pytest.mark.usefixtures("installed")
+def test_numpy_answers_for_few_rows_and_mlx_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    product = cpu_linear.product
+
+    def watched(x: cpu_linear.FloatArray, weight: cpu_linear.FloatArray) -> cpu_linear.FloatArray:
+        seen.append(len(x))
+        return product(x, weight)
+
+    monkeypatch.setattr(cpu_linear, "product", watched)
+    layer = Linear(512, 450, bias=False)
+    for rows in (1, cpu_linear.MOST_ROWS, cpu_linear.MOST_ROWS + 1):
+        mx.eval(layer(mx.array(random((rows, 512), rows))))
+    assert seen == [1, cpu_linear.MOST_ROWS]
+
+
+def test_uninstalling_puts_mlx_back() -> None:
+    before = Linear.__call__, Embedding.as_linear
+    cpu.install()
+    assert Linear.__call__ is not before[0]
+    cpu.uninstall()
+    assert (Linear.__call__, Embedding.as_linear) == before
