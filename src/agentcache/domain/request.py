@@ -80,7 +80,12 @@ class Identity:
 
     name: str | None = field(default=None)
     tenant: str = DEFAULT_TENANT
-    exclusive: bool = False
+    exclusive: bool = field(default=False)
+
+    @exclusive.validator
+    def _named(self, _attribute: object, value: bool) -> None:
+        if value and self.name is None:
+            raise InvalidRequest("only an agent with a name has its memory to itself", "agent")
 
     @name.validator
     def _usable(self, _attribute: object, value: str | None) -> None:
