@@ -17,13 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import httpx
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from openai import OpenAI
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 MODEL = "smollm2-135m"
@@ -37,12 +38,12 @@ NOTES = {
     "engineer": "Bridge {n} at {place} was built in {year} and carries {n} carriages an hour.",
 }
 PLACES = ("Aldwick", "Brannoch", "Corvale", "Dunmere", "Esterly", "Farrow", "Glenmoor", "Hartsea")
-QUESTIONS = (
-    "Name one place from your notes.",
-    "Name another one.",
-    "Which of the two did you name first?",
-)
-console = Console()
+QUESTIONS = {  # by the moment in which they are asked
+    "cold": "Name one place from your notes.",
+    "hot": "Name another one.",
+    "after kill -9": "Which of the two did you name first?",
+}
+console = Console(highlight=False)
 
 
 @frozen
@@ -73,23 +74,22 @@ def main() -> int:
     """Run the demonstration; returns the exit code."""
     options = _options()
     subprocess.run([*_agentcache(), "models", "pull", MODEL, "--home", options.models], check=True)
-    agents = [Agent(name, [_system(name, options.notes)]) for name in NOTES]
     folder = Path(options.models) / "models" / MODEL
+    agents = [Agent(name, [_system(name, options.notes)]) for name in NOTES]
     with tempfile.TemporaryDirectory(prefix="agentcache-demo-") as home:
         with _server(home, folder, signal.SIGKILL) as url:
-            for question in QUESTIONS[:2]:
-                _ask_all(agents, url, question)
-        console.print("[bold]kill -9[/]; and once more from the start")
+            _ask_all(agents, url, "cold")
+            _ask_all(agents, url, "hot")
+        console.print("\n[dim]kill -9, and the server is started again[/]")
         if options.between:
             subprocess.run(options.between.format(home=home), shell=True, check=True)
         with _server(home, folder, signal.SIGTERM) as url:
-            _ask_all(agents, url, QUESTIONS[2])
+            _ask_all(agents, url, "after kill -9")
     console.print(_table(agents))
-    lost = [agent.name for agent in agents if not agent.came_back()]
-    if lost:
-        console.print(f"[red]did not come back from the cache: {', '.join(lost)}[/]")
+    if lost := [agent.name for agent in agents if not agent.came_back()]:
+        console.print(f"[red]Computed again instead of restored: {', '.join(lost)}.[/]")
         return 1
-    console.print("[green]every agent came back from its cache[/]")
+    console.print("[green]After kill -9 every agent went on from its cache.[/]")
     return 0
 
 
@@ -140,16 +140,18 @@ def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     sys.exit(f"the server did not start:\n{log.read_text()}")
 
 
-def _ask_all(agents: list[Agent], url: str, question: str) -> None:
+def _ask_all(agents: list[Agent], url: str, moment: str) -> None:
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    console.print(f"\n[bold]{moment}[/]: {QUESTIONS[moment]}")
     for agent in agents:
-        agent.messages.append({"role": "user", "content": question})
+        agent.messages.append({"role": "user", "content": QUESTIONS[moment]})
         before = _passed(url)
         answer, text = _ask(client, agent)
         passed = _passed(url) - before - (answer.completion - 1)  # a decode step passes one each
-        agent.answers.append(Answer(answer.prompt, answer.completion, passed, answer.first))
+        agent.answers.append(evolve(answer, passed=passed))
         agent.messages.append({"role": "assistant", "content": text})
-        console.print(f"[cyan]{agent.name}[/] {question} [dim]{text.strip()!r}[/]")
+        said = f"  [cyan]{agent.name:9}[/] {escape(' '.join(text.split()))}"
+        console.print(said, no_wrap=True, overflow="ellipsis")
 
 
 def _ask(client: OpenAI, agent: Agent) -> tuple[Answer, str]:
@@ -181,15 +183,16 @@ def _passed(url: str) -> int:
 
 
 def _table(agents: list[Agent]) -> Table:
-    table = Table(title="prompt tokens, those passed to the model, and seconds to the first token")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))  # fits into 80 columns
     table.add_column("agent")
-    for moment in ("cold", "hot", "after kill -9"):
-        table.add_column(f"{moment}: prompt", justify="right")
-        table.add_column("passed", justify="right")
-        table.add_column("first", justify="right")
+    table.add_column("moment")
+    for figure in ("prompt tokens", "passed to the model", "first token (s)"):
+        table.add_column(figure, justify="right")
     for agent in agents:
-        turns = [(f"{one.prompt}", f"{one.passed}", f"{one.first:.2f}") for one in agent.answers]
-        table.add_row(agent.name, *chain.from_iterable(turns))
+        for moment, one in zip(QUESTIONS, agent.answers, strict=True):
+            figures = (f"{one.prompt}", f"{one.passed}", f"{one.first:.2f}")
+            table.add_row(agent.name if moment == "cold" else "", moment, *figures)
+        table.add_section()
     return table
 
 
