@@ -1,0 +1,88 @@
+"""A server that ends, in whatever way, and is started again on the same home."""
+
+from pathlib import Path
+
+from tests.agents import Agent, passed, prefilled, share_served
+from tests.homes import Remains
+from tests.servers import Server, served
+
+SERVED = 0.98  # of the tokens of the turn before
+
+
+def _same_question(agent: Agent, undisturbed: Server) -> bool:
+    """Whether a server that was never stopped gives the answers that `agent` got."""
+    questions = [one["content"] for one in agent.messages if one["role"] == "user"]
+    other = Agent(agent.name, agent.messages[:1])
+    return [other.ask(undisturbed, one).text for one in questions] == [
+        answer.text for answer in agent.answers
+    ]
+
+
+def test_agents_go_on_from_their_rows_after_the_server_was_stopped(
+    tmp_path: Path, model: Path, undisturbed: Server
+) -> None:
+    home, agent = tmp_path / "home", Agent.with_notes("Stopped")
+    with served(home, model) as server:
+        agent.ask(server, "Who are you?")
+        agent.ask(server, "What do you know?")
+        assert server.stop() == 0
+    Remains.of(home).check()
+    with served(home, model) as server:
+        assert share_served(server, agent) >= SERVED
+        assert (agent.answers[-1].tier, agent.answers[-1].miss) == ("cold", None)
+        assert share_served(server, agent, "And then?") >= SERVED
+    assert _same_question(agent, undisturbed)
+
+
+def test_a_server_that_is_killed_right_after_an_answer_has_kept_it(
+    tmp_path: Path, model: Path, undisturbed: Server
+) -> None:
+    home, agent = tmp_path / "home", Agent.with_notes("Killed")
+    for _ in range(2):
+        with served(home, model) as server:
+            agent.ask(server, "What is new?")
+            server.kill()
+    with served(home, model) as server:
+        assert share_served(server, agent) >= SERVED
+        assert server.stop() == 0
+    Remains.of(home).check()
+    assert _same_question(agent, undisturbed)
+
+
+def test_a_server_that_is_killed_in_the_middle_of_an_answer_has_kept_the_turns_before(
+    tmp_path: Path, model: Path, undisturbed: Server
+) -> None:
+    home, agent = tmp_path / "home", Agent.with_notes("Interrupted")
+    with served(home, model) as server:
+        agent.ask(server, "Who are you?")
+        agent.ask(server, "What do you know?")
+        with agent.asking(server, "Tell me everything, at length.", 6000) as stream:
+            stream.first(pieces=20)
+            server.kill()
+    found = Remains.of(home).sessions[agent.name]
+    assert len(found.said) <= agent.answers[-1].tokens
+    with served(home, model) as server:
+        assert share_served(server, agent) >= SERVED
+        assert server.stop() == 0
+    Remains.of(home).check()
+    assert _same_question(agent, undisturbed)
+
+
+def test_other_weights_under_the_same_name_use_nothing_of_what_the_first_ones_computed(
+    tmp_path: Path, model: Path, other_model: Path
+) -> None:
+    home, agent = tmp_path / "home", Agent.with_notes("Swapped")
+    with served(home, model) as server:
+        agent.ask(server, "Who are you?")
+        assert server.stop() == 0
+    fresh = agent.twin()
+    with served(home, other_model) as server:
+        answer = agent.ask(server, "And now?")
+        assert (answer.cached, answer.miss) == (0, "model_changed")
+        assert prefilled([answer], passed(server)) == answer.prompt
+        assert server.metric("misses_total", reason="model_changed") == 1
+    with served(tmp_path / "fresh", other_model) as server:
+        assert fresh.ask(server, "And now?").text == answer.text
+    agent.messages, agent.answers = agent.messages[:3], agent.answers[:1]
+    with served(home, model) as server:  # the first model finds its own again
+        assert share_served(server, agent) >= SERVED
