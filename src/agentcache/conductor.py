@@ -4,6 +4,7 @@ Nothing here knows threads: whoever calls `round` again and again is the engine 
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -62,7 +63,7 @@ class Conductor:
     durable: bool = True
     _speeches: dict[int, Speech] = field(factory=dict, init=False)
     _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
-    _flying: list[StepPlan] = field(factory=list, init=False)
+    _flying: "deque[tuple[StepPlan, StepResult | None]]" = field(factory=deque, init=False)
 
     def enqueue(self, request: TurnRequest, emit: Emit) -> int:
         """Let a turn wait for its place; `emit` is told what becomes of it.
@@ -80,7 +81,7 @@ class Conductor:
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
         self._tell()
-        if plan.park:
+        if not plan.idle and plan.step is None:  # the next plan may have a step
             return True
         if self._flying and (plan.step is None or len(self._flying) >= self._depth):
             self._collect()
@@ -177,23 +178,23 @@ class Conductor:
         if found.failed:
             self.keeper.discard(found.failed)
             self.planner.fetch_failed(start.turn)
-            return
-        if self._guarded(start.turn, lambda: self.engine.adopt(start.sequence, start.restore)):
+        elif self._guarded(start.turn, lambda: self.engine.adopt(start.sequence, start.restore)):
             self.planner.fetched(start.turn)
+        self.keeper.trim()  # the lease is over
 
     def _submit(self, step: StepPlan) -> None:
-        self._flying.append(step)
         try:
             self.engine.submit(step)
         except Exception as error:
             log.exception("step %d could not be submitted", step.number)
-            self._flying.remove(step)
-            self.planner.apply(_all_failed(step, error))
+            self._flying.append((step, _all_failed(step, error)))  # its turn comes, too
+        else:
+            self._flying.append((step, None))
 
     def _collect(self) -> None:
-        step = self._flying.pop(0)
+        step, result = self._flying.popleft()
         try:
-            result = self.engine.collect()
+            result = result or self.engine.collect()
         except Exception as error:
             log.exception("step %d failed", step.number)
             result = _all_failed(step, error)

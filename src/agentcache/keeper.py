@@ -109,12 +109,25 @@ class Keeper:
         self._write(path, session, done, attempts=2)
 
     def promote(self, read: Iterable[tuple[Segment, Payload]]) -> None:
-        """Segments were read from disk: keep them in RAM while there is room."""
+        """Segments were read from disk: keep them in RAM, until `trim`."""
         for segment, payload in read:
             if segment.key in self.lineage and segment.key not in self._warm:
                 self._warm[segment.key] = payload
                 self.lineage.add(segment, Tier.WARM)
-        self._trim_warm()
+
+    def trim(self) -> None:
+        """Let segments leave RAM until the warm tier is within its cap."""
+        count, before = 0, self.lineage.nbytes(Tier.WARM)
+        while self.lineage.nbytes(Tier.WARM) > self.warm_cap:
+            victim = self.lineage.coldest(Tier.WARM)
+            if victim is None:
+                break
+            count += 1
+            self._leave_warm(victim)
+        if count:
+            freed = before - self.lineage.nbytes(Tier.WARM)
+            self.telemetry.evicted(Tier.WARM, count, freed)
+            self._settle_debts()
 
     # -- losing ------------------------------------------------------------------------------
 
@@ -223,7 +236,7 @@ class Keeper:
                 self._catch_up()
         else:
             self._not_written(path, session, done, attempts, error)
-        self._trim_warm()
+        self.trim()
 
     def _added(self, segments: tuple[Segment, ...]) -> None:
         for segment in segments:
@@ -324,22 +337,12 @@ class Keeper:
         self._settle_debts()
         return freed >= excess
 
-    def _trim_warm(self) -> None:
-        count, before = 0, self.lineage.nbytes(Tier.WARM)
-        while self.lineage.nbytes(Tier.WARM) > self.warm_cap:
-            victim = self.lineage.coldest(Tier.WARM)
-            if victim is None:
-                break
-            count += 1
-            if self.lineage.resides(victim.key, Tier.COLD):
-                self.lineage.leave(victim.key, Tier.WARM)
-                del self._warm[victim.key]
-            else:
-                self._cut(victim.key)
-        if count:
-            freed = before - self.lineage.nbytes(Tier.WARM)
-            self.telemetry.evicted(Tier.WARM, count, freed)
-            self._settle_debts()
+    def _leave_warm(self, victim: Segment) -> None:
+        if self.lineage.resides(victim.key, Tier.COLD):
+            self.lineage.leave(victim.key, Tier.WARM)
+            del self._warm[victim.key]
+        else:
+            self._cut(victim.key)
 
     def _cut(self, key: bytes) -> None:
         """Take a segment and its descendants out. The home is told when debts are settled."""
