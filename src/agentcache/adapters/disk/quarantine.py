@@ -27,11 +27,17 @@ class Quarantine:
         paths = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
         files = deque((path, size(path)) for path in paths)
         aside = cls(folder, cap, files, sum(taken for _, taken in files))
-        aside._make_room()
+        aside._make_room(0)
         return aside
 
     def take(self, path: Path, taken: int) -> bool:
-        """Move `path`, a file of `taken` bytes, in here; returns whether it was there."""
+        """Move `path`, a file of `taken` bytes, in here; returns whether it was there.
+
+        One that `cap` has no room for at all is removed.
+        """
+        if taken > self.cap:
+            return remove(path)
+        self._make_room(taken)
         number = int(self._files[-1][0].name[:12]) + 1 if self._files else 0
         target = self.folder / f"{number:012d}-{path.name}"
         try:
@@ -40,7 +46,6 @@ class Quarantine:
             return False
         self._files.append((target, taken))
         self.nbytes += taken
-        self._make_room()
         return True
 
     def check_integrity(self) -> None:
@@ -51,8 +56,9 @@ class Quarantine:
                 f"{self.nbytes} bytes in quarantine, {taken} there, cap {self.cap}"
             )
 
-    def _make_room(self) -> None:
-        while self.nbytes > self.cap:
-            path, taken = self._files.popleft()
+    def _make_room(self, needed: int) -> None:
+        while self.nbytes + needed > self.cap:
+            path, taken = self._files[0]
             remove(path)
+            self._files.popleft()
             self.nbytes -= taken
