@@ -40,21 +40,38 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     sync_folder(path.parent)
 
 
+def leftovers(path: Path) -> Iterator[Path]:
+    """What is left of writes to `path` that were neither finished nor undone."""
+    return path.parent.glob(f".{path.name}.*{TEMPORARY}")
+
+
 def create(path: Path) -> int:
     """A new file open for writing, readable by its owner alone whatever the umask is."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    os.fchmod(fd, FILE_MODE)
+    try:
+        os.fchmod(fd, FILE_MODE)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
 def make_folder(path: Path) -> None:
-    """Make `path` unless it is there, for its owner alone, and sync the folder it is in."""
+    """Make `path` unless it is there, for its owner alone, and sync the folder it is in.
+
+    Raises OSError; then it is not there, so that its name will be synced by whoever makes it.
+    """
     try:
         path.mkdir(FOLDER_MODE)
     except FileExistsError:
         return
-    path.chmod(FOLDER_MODE)
-    sync_folder(path.parent)
+    try:
+        path.chmod(FOLDER_MODE)
+        sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            path.rmdir()
+        raise
 
 
 def size(path: Path) -> int:

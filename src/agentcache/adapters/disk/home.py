@@ -6,7 +6,14 @@ from types import TracebackType
 
 from attrs import define, field
 
-from agentcache.adapters.disk.files import FOLDER_MODE, make_folder, write_durably
+from agentcache.adapters.disk.files import (
+    FOLDER_MODE,
+    leftovers,
+    make_folder,
+    remove,
+    sync_folder,
+    write_durably,
+)
 from agentcache.adapters.disk.lock import HomeLock, Owner, current_owner
 from agentcache.domain.errors import HomeError, HomeLocked
 
@@ -40,6 +47,7 @@ class Home:
             _check_format(path)
             home = cls(path, lock)
             make_folder(home.models)
+            sync_folder(path)  # its last owner may have been killed before it could
         except OSError as error:
             lock.release()
             raise _unusable(path, error) from error
@@ -109,6 +117,8 @@ def _check_format(path: Path) -> None:
     try:
         found = int((path / _FORMAT).read_bytes()[:20])
     except FileNotFoundError:
+        for left in leftovers(path / _FORMAT):
+            remove(left)
         write_durably(path / _FORMAT, [f"{FORMAT}\n".encode()])
         return
     except ValueError:

@@ -20,17 +20,22 @@ class Reserve:
 
     def fill(self) -> None:
         """Take the room, unless it is taken; no error when there is none to take."""
-        if size(self.path) == RESERVE_BYTES:
-            return
-        remove(self.path)
+        # Whoever asks has made a commit, which must not look as if it had failed.
         with suppress(OSError):
-            self._write()
-        if size(self.path) != RESERVE_BYTES:
-            remove(self.path)
+            if size(self.path) != RESERVE_BYTES:
+                remove(self.path)
+                self._fill()
 
     def release(self) -> bool:
         """Give the room back; returns whether there was any."""
         return remove(self.path)
+
+    def _fill(self) -> None:
+        try:
+            self._write()
+        finally:
+            if size(self.path) != RESERVE_BYTES:
+                remove(self.path)
 
     def _write(self) -> None:
         fd = create(self.path)

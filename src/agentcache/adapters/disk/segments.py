@@ -7,7 +7,15 @@ from pathlib import Path
 
 from attrs import define, field
 
-from agentcache.adapters.disk.files import TEMPORARY, make_folder, remove, room_for, size
+from agentcache.adapters.disk.files import (
+    TEMPORARY,
+    leftovers,
+    make_folder,
+    remove,
+    room_for,
+    size,
+    sync_folder,
+)
 from agentcache.adapters.disk.quarantine import Quarantine
 from agentcache.adapters.disk.segment_file import Helpers, read_segment, write_segment
 from agentcache.domain.errors import IntegrityError
@@ -45,6 +53,7 @@ class DiskSegmentStore:
         """The store in `folder`, made if it is not there. Raises OSError."""
         make_folder(folder)
         make_folder(quarantine)
+        sync_folder(folder)  # who made the folders in it may have been killed before it could
         taken = sum(size(path) for path in _files(folder))
         aside = Quarantine.open(quarantine, quarantine_bytes)
         threads = Helpers(ThreadPoolExecutor(helpers, "segment-read"), helpers) if helpers else None
@@ -54,13 +63,13 @@ class DiskSegmentStore:
         """Keep `payload` durably; return its file's size."""
         require_match(segment, payload)
         path = self._path(segment.key)
-        before = size(path)
+        before = _taken(path)
         with room_for(payload.nbytes):
             make_folder(path.parent)
             try:
                 return write_segment(path, segment, payload)
             finally:
-                self._bytes += size(path) - before
+                self._bytes += _taken(path) - before
 
     def read(self, segment: Segment) -> Payload:
         """The payload of `segment`, verified."""
@@ -118,6 +127,11 @@ def _files(folder: Path) -> Iterator[Path]:
             for path in shard.iterdir():
                 if _NAME.fullmatch(path.name) or path.name.endswith(TEMPORARY):
                     yield path
+
+
+def _taken(path: Path) -> int:
+    """Bytes of a segment's file, and of what could not be removed when it was not finished."""
+    return size(path) + sum(size(left) for left in leftovers(path))
 
 
 def _key(path: Path) -> bytes | None:
