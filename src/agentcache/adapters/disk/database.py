@@ -51,12 +51,24 @@ def transaction(db: sqlite3.Connection, path: Path, needed: int) -> Iterator[Non
         db.execute("BEGIN IMMEDIATE")
         try:
             yield
+        except BaseException:
+            _roll_back(db)
+            raise
+        try:
             db.execute("COMMIT")
         except BaseException:
-            if db.in_transaction:  # SQLite has rolled back by itself after some errors
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
+            _roll_back(db)
+            # It may stand in the log all the same, and be found there: one that says nothing new
+            # takes its place.
+            with suppress(sqlite3.Error):
+                db.execute(f"PRAGMA user_version = {VERSION}")
             raise
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    if db.in_transaction:  # SQLite has rolled back by itself after some errors
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
 
 
 @contextmanager
