@@ -67,15 +67,20 @@ class Lives:
 
     `doubtful` is the change that the last process was making when it ended. What makes changes
     raises ProcessEnded then, and returns otherwise whether the change was made.
+
+    One thing cannot be promised: when a commit fails, and so does the one that takes its place in
+    the log, then the first may be found there by the next process. Its payloads, `lost`, are not.
     """
 
     medium: Medium
     promised: Kept = field(factory=Kept)
     doubtful: Commit | None = None
+    lost: set[bytes] = field(factory=set)
     segments: DiskSegmentStore = field(init=False)
     _writer: Writer = field(init=False)
     _life: ExitStack | None = None
     _made: int = 0
+    _unmade: Commit | None = None
 
     @classmethod
     def at(cls, home: Path) -> "Lives":
@@ -159,13 +164,17 @@ class Lives:
 
     def _do(self, job: Job) -> bool:
         told: Future[Exception | None] = Future()
+        struck = self.medium.struck
         self._writer.submit(evolve(job, done=told.set_result))
         problem = told.result(timeout=60)
         if problem is None:
             self.promised = self.promised.after(job.commit)
+            self._unmade = None
         elif not self.medium.is_alive:
             self.doubtful = job.commit
             raise ProcessEnded from problem
+        elif self.medium.struck > struck + 1:
+            self._unmade = job.commit
         return problem is None
 
     def _segment(self, rows: int, at: Cursor | None) -> tuple[Segment, Payload]:
@@ -190,20 +199,24 @@ class Lives:
 
     def check_files(self) -> None:
         """Every segment is whole, and there is no other file (as after opening)."""
-        for segment in self.promised.segments.values():
+        whole = {key: one for key, one in self.promised.segments.items() if key not in self.lost}
+        for segment in whole.values():
             read, right = self.segments.read(segment), _payload(segment)
             assert {name: bytes(one.data) for name, one in read.tensors.items()} == {
                 name: bytes(one.data) for name, one in right.tensors.items()
             }
         names = {path.name for path in self._files("segments")}
-        assert names == {f"{key.hex()}.safetensors" for key in self.promised.segments}
+        assert names == {f"{key.hex()}.safetensors" for key in whole}
         assert not [one for one in self._files(".") if one.name.endswith(".tmp")]
 
     def _compare(self, found: Kept) -> None:
-        if self.doubtful is not None and found == self.promised.after(self.doubtful):
-            self.promised = found
+        for change in filter(None, (self.doubtful, self._unmade)):
+            if found == self.promised.after(change):
+                self.promised = found
+                self.lost.update(one.key for one in change.add if change is self._unmade)
+                break
         assert found == self.promised
-        self.doubtful = None
+        self.doubtful = self._unmade = None
 
     def _files(self, *folders: str) -> Iterator[Path]:
         for folder in folders:

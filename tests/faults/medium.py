@@ -88,13 +88,15 @@ class Medium:
 
     `faults` are by the number of the change that they strike. From one that ends the process on
     nothing changes any more and every call fails, until `revive`. `changes` says what each was.
-    `read_error` is what every reading fails with, unless it is 0.
+    `struck` counts those that were since `recover`. `read_error` is what every reading fails with,
+    unless it is 0.
     """
 
     home: Path
     root: Folder
     faults: dict[int, Fault] = field(factory=dict)
     changes: list[str] = field(factory=list)
+    struck: int = 0
     read_error: int = 0
     is_alive: bool = True
 
@@ -111,6 +113,7 @@ class Medium:
     def recover(self) -> None:
         """Plan no faults any more."""
         self.faults.clear()
+        self.struck = 0
         self.read_error = 0
 
     def revive(self) -> None:
@@ -124,6 +127,7 @@ class Medium:
         number = len(self.changes)
         self.changes.append(change)
         fault = self.faults.pop(number, None)
+        self.struck += fault is not None
         if fault is None or (change == "write" and (fault.half or fault.short)):
             return fault
         self.fail(fault)

@@ -1,7 +1,7 @@
 """Every change that is made to a home, struck in turn: by errors, a kill, a power cut."""
 
 import errno
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from random import Random
 
@@ -16,26 +16,45 @@ ERRORS = {"no room": errno.ENOSPC, "a bad medium": errno.EIO}
 Days = Generator[tuple[int, Lives], None, None]
 
 
-def a_day(lives: Lives) -> None:
-    """Open a home, and do everything that is ever done to one."""
+def a_day(lives: Lives, patience: bool = True) -> None:
+    """Open a home, and do everything that is ever done to one; without patience until it fails."""
     lives.open()
-    for sizes in ([2, 3], [4]):
-        lives.turn("ann", sizes, _cursor(lives, "ann"))
+    for work in WORK:
+        kept = work(lives)
         lives.check()
-    lives.turn("bob", [1], _cursor(lives, "ann"))
-    for corrupt in (False, True, True):
-        for leaf in lives.promised.leaves()[:1]:
-            lives.evict(leaf, corrupt)
-            lives.check()
-    lives.turn("ann", [5], _cursor(lives, "ann"))
-    lives.forget(SessionKey("tenant", ROOT, "bob"))
-    lives.check()
+        if not (kept or patience):
+            break
 
 
-def attempt(lives: Lives) -> None:
+def _turn(name: str, sizes: list[int], after: str) -> Callable[[Lives], bool]:
+    return lambda lives: lives.turn(name, sizes, _cursor(lives, after))
+
+
+def _evict(corrupt: bool) -> Callable[[Lives], bool]:
+    return lambda lives: all(lives.evict(one, corrupt) for one in lives.promised.leaves()[:1])
+
+
+def _cursor(lives: Lives, name: str) -> Cursor | None:
+    session = lives.promised.sessions.get(SessionKey("tenant", ROOT, name))
+    return session and session.cursor
+
+
+WORK = (
+    _turn("ann", [2, 3], "ann"),
+    _turn("ann", [4], "ann"),
+    _turn("bob", [1], "ann"),
+    _evict(corrupt=False),
+    _evict(corrupt=True),
+    _evict(corrupt=True),
+    _turn("ann", [5], "ann"),
+    lambda lives: lives.forget(SessionKey("tenant", ROOT, "bob")),
+)
+
+
+def attempt(lives: Lives, patience: bool = True) -> None:
     """A day that may go wrong, but not other than home and stores may say so."""
     try:
-        a_day(lives)
+        a_day(lives, patience)
     except ProcessEnded:
         assert lives.is_open
     except (HomeError, StoreFull, OSError):
@@ -47,11 +66,6 @@ def look(lives: Lives) -> None:
     lives.open()
     lives.check()
     lives.check_files()
-
-
-def _cursor(lives: Lives, name: str) -> Cursor | None:
-    session = lives.promised.sessions.get(SessionKey("tenant", ROOT, name))
-    return session and session.cursor
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +120,17 @@ def test_errors_at_two_changes_in_a_row_and_a_power_cut_in_the_evening_lose_noth
         lives.medium.plan(fault, after=number, times=2)
         attempt(lives)
         lives.cut_power(chance)
+        look(lives)
+
+
+@pytest.mark.parametrize("end", ["kill", "cut_power"])
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_could_not_be_done_is_not_there_after_an_end_right_after_it(days, name, end):
+    chance = Random(4)
+    for number, lives in days:
+        lives.medium.plan(Fault(ERRORS[name], half=chance.random() < 0.5), after=number)
+        attempt(lives, patience=False)
+        lives.kill() if end == "kill" else lives.cut_power(chance)
         look(lives)
 
 
