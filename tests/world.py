@@ -1,0 +1,520 @@
+"""All of agentcache but its edge, over memory adapters: a world that a test can stop anywhere.
+
+`World` is run by hand: the store and reader threads are real, the engine thread is the test itself.
+`looped` runs the same parts behind the real engine loop and service.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Self, cast
+
+from attrs import define, field
+
+from agentcache.adapters.codecs import NativeCodec
+from agentcache.adapters.memory.clock import ManualClock
+from agentcache.adapters.memory.engine import MemoryEngine
+from agentcache.adapters.memory.hash_model import hash_spec
+from agentcache.adapters.memory.segment_store import MemorySegmentStore
+from agentcache.adapters.memory.session_store import MemorySessionStore
+from agentcache.adapters.memory.telemetry import RecordingTelemetry
+from agentcache.adapters.memory.tokenizer import END, VOCABULARY, MemoryTokenizer
+from agentcache.assembly import Assembly, Budgets
+from agentcache.conductor import Conductor
+from agentcache.domain.conversation import Conversation, Message
+from agentcache.domain.errors import AgentCacheError
+from agentcache.domain.events import Admitted, Delta, Ended, Event
+from agentcache.domain.notices import Limits
+from agentcache.domain.plan import StepPlan, StepResult
+from agentcache.domain.pool import BLOCK_TOKENS
+from agentcache.domain.request import Finish, Identity, Tier, TurnRequest
+from agentcache.domain.segment import Segment
+from agentcache.domain.session import Session, SessionKey
+from agentcache.domain.spec import CacheSpec
+from agentcache.domain.turn import TurnState
+from agentcache.fetcher import Fetcher
+from agentcache.loop import EngineLoop
+from agentcache.ports.payload import Payload
+from agentcache.ports.rows import Rows
+from agentcache.ports.session_store import Catalogue, Commit
+from agentcache.service import Ask, Service
+
+PATIENCE = 60.0  # seconds after which a test that waits for something has failed
+
+
+@define(eq=False)
+class Frailty:
+    """What is to go wrong: exceptions by method, raised one a call, in order."""
+
+    _coming: dict[str, Iterator[Exception]] = field(factory=dict, init=False)
+
+    def fail(self, method: str, problems: Exception | Iterable[Exception]) -> None:
+        """Let the next calls of `method` raise `problems`, after those that it is to raise yet."""
+        more = [problems] if isinstance(problems, Exception) else problems
+        self._coming[method] = chain(self._coming.get(method, ()), more)
+
+    def recover(self) -> None:
+        """Let nothing go wrong any more."""
+        self._coming.clear()
+
+    def strike(self, method: str) -> None:
+        problem = next(self._coming.get(method, iter(())), None)
+        if problem is not None:
+            raise problem
+
+
+@define(eq=False)
+class Disk(Frailty):
+    """Both stores of a home. Whoever holds `writes` or `reads` keeps its threads waiting.
+
+    `written` are the segments whose payloads were put, `orphans` those that could not be deleted.
+    After `lose_power` nothing changes any more.
+    """
+
+    segments: MemorySegmentStore = field(factory=MemorySegmentStore)
+    sessions: MemorySessionStore = field(factory=lambda: MemorySessionStore(salt=bytes(32)))
+    writes: Any = field(factory=threading.RLock)
+    reads: Any = field(factory=threading.RLock)
+    written: list[Segment] = field(factory=list, init=False)
+    orphans: set[bytes] = field(factory=set, init=False)
+    _has_power: bool = field(default=True, init=False)
+
+    def lose_power(self) -> None:
+        with self.writes:
+            self._has_power = False
+
+    def put(self, segment: Segment, payload: Payload) -> int:
+        with self._changing("put"):
+            taken = self.segments.put(segment, payload)
+            self.written.append(segment)
+            return taken
+
+    def read(self, segment: Segment) -> Payload:
+        with self.reads:
+            self.strike("read")
+            return self.segments.read(segment)
+
+    def delete(self, key: bytes) -> None:
+        self.orphans.add(key)
+        with self._changing("delete"):
+            self.segments.delete(key)
+        self.orphans.discard(key)
+
+    def quarantine(self, key: bytes) -> None:
+        with self._changing("quarantine"):
+            self.segments.quarantine(key)
+
+    def sweep(self, known: Iterable[bytes]) -> int:
+        with self._changing("sweep"):
+            return self.segments.sweep(known)
+
+    def nbytes(self) -> int:
+        return self.segments.nbytes()
+
+    def load(self) -> Catalogue:
+        with self._changing("load"):
+            return self.sessions.load()
+
+    def commit(self, change: Commit) -> None:
+        with self._changing("commit"):
+            self.sessions.commit(change)
+
+    def salt(self) -> bytes:
+        return self.sessions.salt()
+
+    def close(self) -> None:
+        self.sessions.close()
+
+    @contextmanager
+    def _changing(self, method: str) -> Iterator[None]:
+        with self.writes:
+            if not self._has_power:
+                raise OSError("there is no power")
+            self.strike(method)
+            yield
+
+
+@define(eq=False)
+class FrailEngine(MemoryEngine):
+    """A memory engine whose calls fail as `frailty` says."""
+
+    frailty: Frailty = field(factory=Frailty, init=False)
+
+    def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
+        self.frailty.strike("start")
+        return super().start(sequence, capacity, restore)
+
+    def adopt(self, sequence: int, length: int) -> None:
+        self.frailty.strike("adopt")
+        super().adopt(sequence, length)
+
+    def grow(self, sequence: int, capacity: int) -> None:
+        self.frailty.strike("grow")
+        super().grow(sequence, capacity)
+
+    def trim(self, sequence: int, length: int) -> None:
+        self.frailty.strike("trim")
+        super().trim(sequence, length)
+
+    def submit(self, plan: StepPlan) -> None:
+        self.frailty.strike("submit")
+        super().submit(plan)
+
+    def collect(self) -> StepResult:
+        result = super().collect()
+        self.frailty.strike("collect")
+        return result
+
+    def export(self, sequence: int, start: int, stop: int) -> Rows:
+        self.frailty.strike("export")
+        return super().export(sequence, start, stop)
+
+
+@define(eq=False)
+class CountingCodec(NativeCodec):
+    """The lossless codec, which remembers the rows [start, stop) that it encoded.
+
+    Whoever holds `reads` keeps those waiting who decode.
+    """
+
+    reads: Any = None
+    encoded: list[tuple[int, int]] = field(factory=list, init=False)
+
+    def encode(self, spec: CacheSpec, rows: Rows) -> Payload:
+        self.encoded.append((rows.start, rows.stop))
+        return super().encode(spec, rows)
+
+    def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
+        with self.reads:
+            super().decode(spec, payload, out, first)
+
+
+@define(eq=False)
+class Inbox:
+    """Calls for the engine thread. Those of the store thread come first."""
+
+    _calls: list[tuple[str, Callable[[], None]]] = field(factory=list, init=False)
+    _changed: threading.Condition = field(factory=threading.Condition, init=False)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def post(self, call: Callable[[], None]) -> None:
+        with self._changed:
+            self._calls.append((threading.current_thread().name, call))
+            self._changed.notify_all()
+
+    def wait_for(self, calls: int) -> None:
+        """Return when so many calls are there."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._calls) >= calls, PATIENCE)
+
+    def run(self) -> None:
+        """Run all calls that are there, and those that come of them."""
+        while self._calls:
+            with self._changed:
+                calls, self._calls = self._calls, []
+            for _, call in sorted(calls, key=lambda one: "reader" in one[0]):
+                call()
+
+
+@define(eq=False)
+class Talk:
+    """A client: an agent's name, if it has one, and the history that it sends every time."""
+
+    name: str | None = None
+    exclusive: bool = True
+    system: str = ""
+    tenant: str = "default"
+    history: list[Message] = field(factory=list)
+
+    def ask(self, text: str, **fields: object) -> Ask:
+        """The next question, after all that was said; `fields` are those of the Ask."""
+        self.history.append(Message("user", text))
+        identity = Identity(self.name, self.tenant, self.exclusive and self.name is not None)
+        head = [Message("system", self.system)] if self.system else []
+        return Ask(identity, Conversation((*head, *self.history)), **fields)  # type: ignore[arg-type]
+
+    def hear(self, answer: str) -> None:
+        self.history.append(Message("assistant", answer))
+
+    def take_back(self) -> None:
+        """The last question was not answered."""
+        self.history.pop()
+
+
+@define(eq=False)
+class Said:
+    """One turn, and all that was told of it."""
+
+    request: TurnRequest
+    number: int = 0
+    events: list[Event | AgentCacheError] = field(factory=list)
+
+    @property
+    def admitted(self) -> Admitted:
+        (found,) = (one for one in self.events if isinstance(one, Admitted))
+        return found
+
+    @property
+    def text(self) -> str:
+        return "".join(one.text for one in self.events if isinstance(one, Delta))
+
+    @property
+    def over(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Ended | AgentCacheError)
+
+    @property
+    def ended(self) -> Ended:
+        assert isinstance(self.events[-1], Ended), self.events
+        return self.events[-1]
+
+    @property
+    def error(self) -> AgentCacheError:
+        assert isinstance(self.events[-1], AgentCacheError), self.events
+        return self.events[-1]
+
+
+@define(eq=False)
+class World:
+    """A conductor that is run by hand. What is set here counts when it is opened the next time.
+
+    A `steady` world does the same every time: its threads work only while it waits for them.
+    """
+
+    limits: Limits = field(factory=Limits)
+    spec: CacheSpec = field(factory=hash_spec)
+    blocks: int = 64
+    disk_cap: int = 1 << 30
+    in_flight: int = 1
+    end_rate: float = 0.0
+    context: int = 8192
+    durable: bool = True
+    digest: bytes = b"memory"
+    steady: bool = False
+    disk: Disk = field(factory=Disk)
+    clock: ManualClock = field(factory=ManualClock)
+    telemetry: RecordingTelemetry = field(factory=RecordingTelemetry)
+    codec: CountingCodec = field(factory=CountingCodec)
+    engine: FrailEngine = field(init=False)
+    conductor: Conductor = field(init=False)
+    _inbox: Inbox = field(factory=Inbox, init=False)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.check_drained()
+        self.close()
+
+    # -- its life ----------------------------------------------------------------------------
+
+    def assembly(self) -> Assembly:
+        row_bytes = self.spec.row_bytes + self.spec.window_row_bytes
+        self.codec.reads = self.disk.reads
+        return Assembly(
+            load_engine=self._load_engine,
+            load_tokenizer=MemoryTokenizer,
+            codec=self.codec,
+            segments=self.disk,
+            sessions=self.disk,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            budgets=Budgets(2 * self.blocks * BLOCK_TOKENS * row_bytes, self.disk_cap),
+            limits=self.limits,
+            durable=self.durable,
+        )
+
+    def open(self) -> None:
+        self._inbox = Inbox()
+        self.conductor = self.assembly()(self._inbox.post)
+        if self.steady:
+            fetcher = self.conductor.fetcher
+            fetcher.close()
+            self.conductor.fetcher = Fetcher(fetcher.spec, fetcher.codec, fetcher.store, threads=1)
+            self._hold()
+
+    def close(self) -> None:
+        if self.steady:
+            self._release()
+        self.conductor.close()
+        old = self.disk
+        self.disk = Disk(old.segments, old.sessions.reopened(), old.writes, old.reads)
+
+    def restart(self) -> None:
+        """Finish everything, and start anew with what the home holds."""
+        self.settle()
+        self.close()
+        self.open()
+
+    def kill(self) -> None:
+        """As after kill -9: what was not committed is gone."""
+        self.disk.lose_power()
+        self.close()
+        self.open()
+
+    def _load_engine(self) -> FrailEngine:
+        made = FrailEngine.of(
+            digest=self.digest,
+            spec=self.spec,
+            context=self.context,
+            vocabulary=VOCABULARY,
+            ends=frozenset({END}),
+            end_rate=self.end_rate,
+            in_flight=self.in_flight,
+        )
+        self.engine = cast(FrailEngine, made)
+        return self.engine
+
+    def _hold(self) -> None:
+        self.disk.writes.acquire()
+        self.disk.reads.acquire()
+
+    def _release(self) -> None:
+        self.disk.reads.release()
+        self.disk.writes.release()
+
+    # -- its rounds --------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """One round, and a wait for the threads where it had nothing to do; False at rest."""
+        self._inbox.run()
+        if not self.conductor.round():
+            if self.conductor.is_idle:
+                return False
+            self.wait()
+        self.conductor.check_integrity()
+        return True
+
+    def wait(self) -> None:
+        """Wait until a thread has something to tell; in a steady world until all have told it."""
+        if not self.steady:
+            self._inbox.wait_for(1)
+            return
+        turns = self.conductor.planner.turns.values()
+        fetches = sum(turn.state is TurnState.FETCHING for turn in turns)
+        self._release()
+        self._inbox.wait_for(self.conductor.keeper._untold + fetches)
+        self._hold()
+
+    def settle(self) -> None:
+        """Go on until no turn is left, and everything is written."""
+        while self.step():
+            pass
+
+    def reach(self, said: Said, state: TurnState) -> None:
+        """Go on until the turn is in `state`."""
+        while self.conductor.planner.turns[said.number].state is not state:
+            assert self.step(), f"the turn never is {state.value}"
+
+    # -- turns -------------------------------------------------------------------------------
+
+    def begin(self, ask: Ask) -> Said:
+        """Prepare and queue a turn, as the service does."""
+        said = Said(Service(cast(EngineLoop, self), self.clock)._prepared(ask))
+        said.number = self.conductor.enqueue(said.request, said.events.append)
+        return said
+
+    def cancel(self, said: Said) -> None:
+        self.conductor.planner.cancel(said.number)
+
+    def say(self, talk: Talk, text: str, max_tokens: int = 6, **fields: object) -> Said:
+        """A whole turn, whose answer must be right, and which the agent remembers."""
+        said = self.begin(talk.ask(text, max_tokens=max_tokens, **fields))
+        self.settle()
+        self.check_answer(said)
+        talk.hear(said.text)
+        return said
+
+    def check_answer(self, said: Said) -> None:
+        """What was said is what the engine says when it works everything out from nothing."""
+        assert (said.text, said.ended.finish, said.ended.completion) == self.truth(said.request)
+
+    def truth(self, request: TurnRequest) -> tuple[str, Finish, int]:
+        """The text, the finish and the number of tokens that follow a prompt."""
+        planner = self.conductor.planner
+        room = min(planner.limits.context, planner.hot.capacity) - len(request.prompt)
+        limit = min(request.max_tokens or room, room)
+        known, text, speaks = request.prompt.tokens[:], "", MemoryTokenizer().detokenizer()
+        for count in range(1, limit + 1):
+            known.extend(self.engine.expected_tokens(known, 1, request.sampling))
+            if known[-1] == END:
+                return text + speaks.finish(), Finish.STOP, count
+            text += speaks.add(known[-1])
+            hits = [(text.find(one) + len(one), one) for one in request.stop if one in text]
+            if hits:
+                end, stop = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
+                return text[: end - len(stop)], Finish.STOP, count
+        return text + speaks.finish(), Finish.LENGTH, limit
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def session(self, name: str, tenant: str = "default") -> Session | None:
+        """The session of this name, under the root of the model that is served."""
+        found = (one for one in self.conductor.keeper.registry if one.key.tenant == tenant)
+        return next((one for one in found if one.name == name), None)
+
+    def names(self) -> list[str]:
+        return sorted(one.name for one in self.conductor.keeper.registry)
+
+    def stored(self) -> dict[SessionKey, Session]:
+        """The sessions as the home has them."""
+        return {one.key: one for one in self.disk.sessions.load().sessions}
+
+    def segments(self, tier: Tier) -> list[Segment]:
+        lineage = self.conductor.keeper.lineage
+        return [lineage[key] for key in lineage._nodes if lineage.resides(key, tier)]
+
+    def holds(self) -> int:
+        """How many holds there are on segments."""
+        order = self.conductor.keeper.lineage._order
+        return sum(order[Tier.WARM]._holds.values())
+
+    def check_drained(self) -> None:
+        """At rest everything fits within its caps, and everybody has given everything back."""
+        self.settle()
+        conductor, hot = self.conductor, self.conductor.planner.hot
+        conductor.check_integrity()
+        assert (conductor._speeches, conductor._spans, conductor.planner.turns) == ({}, {}, {})
+        keeper = conductor.keeper
+        assert self.holds() == sum(map(len, keeper._pins.values()))
+        assert keeper.lineage.nbytes(Tier.WARM) <= keeper.warm_cap
+        assert keeper.cold_bytes <= keeper.cold_cap
+        hot.drop_resting()
+        assert hot.pool.free == hot.pool.total
+        conductor.round()
+        assert self.engine.held_bytes() == 0
+        self.check_home()
+
+    def check_home(self) -> None:
+        """The home holds what is known to be cold, whole; and of it nothing but what it is owed."""
+        self.disk.sessions.check_integrity()
+        self.disk.segments.check_integrity()
+        known = {one.key for one in self.disk.sessions.load().segments}
+        cold = {one.key for one in self.segments(Tier.COLD)}
+        assert known - self.conductor.keeper._owed_drops.keys() == cold
+        assert self.disk.segments._kept.keys() - self.disk.orphans <= known
+
+
+@define(eq=False)
+class Looped:
+    """A service on a real engine thread, and the world that its parts are from."""
+
+    world: World
+    loop: EngineLoop
+    service: Service
+
+
+@contextmanager
+def looped(world: World, patience: float = 60.0) -> Iterator[Looped]:
+    """Run the parts of `world` (which is not open) until the end; then they have stopped."""
+    loop = EngineLoop(world.assembly(), world.clock, world.telemetry, debug=True)
+    loop.start()
+    try:
+        yield Looped(world, loop, Service(loop, world.clock, patience))
+    finally:
+        loop.stop(within=0)
+        loop.join()
