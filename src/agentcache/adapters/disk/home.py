@@ -20,6 +20,7 @@ from agentcache.domain.errors import HomeError, HomeLocked
 FORMAT = 1
 _LOCK = "lock"
 _FORMAT = "format"
+_LONGEST_FORMAT = 20
 
 
 @define(eq=False)
@@ -115,7 +116,7 @@ def _make(path: Path) -> None:
 
 def _check_format(path: Path) -> None:
     try:
-        found = int((path / _FORMAT).read_bytes()[:20])
+        found = int(_beginning(path / _FORMAT))
     except FileNotFoundError:
         for left in leftovers(path / _FORMAT):
             remove(left)
@@ -131,6 +132,15 @@ def _check_format(path: Path) -> None:
             f"it has format {found}, this agentcache knows {FORMAT}",
             "Use the agentcache that made it, or another home",
         )
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file, whatever somebody may have put there: a pipe, terabytes."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _LONGEST_FORMAT)
+    finally:
+        os.close(fd)
 
 
 def _locked(path: Path) -> HomeLocked:

@@ -13,7 +13,7 @@ from agentcache.adapters.disk.files import FILE_MODE
 
 _NOTE_BYTES = 512
 _ATTEMPTS = 1000
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place keeps nobody waiting
 
 
 @frozen
@@ -41,7 +41,7 @@ class HomeLock:
     @classmethod
     def take(cls, path: Path) -> "HomeLock | None":
         """The lock at `path`, or None when another holds it. Raises OSError."""
-        fd = os.open(path, _OPEN | os.O_CREAT, FILE_MODE)
+        fd = os.open(path, _OPEN | os.O_RDWR | os.O_CREAT, FILE_MODE)
         try:
             os.fchmod(fd, FILE_MODE)
             if not _lock(fd):
@@ -69,7 +69,7 @@ class HomeLock:
 def current_owner(path: Path) -> Owner | None:
     """Who holds the lock at `path`, or None."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, _OPEN | os.O_RDONLY)
     except OSError:
         return None
     try:
