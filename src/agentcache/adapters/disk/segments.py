@@ -27,6 +27,7 @@ SUFFIX = ".safetensors"
 QUARANTINE_BYTES = 256 << 20
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _NAME = re.compile(r"[0-9a-f]{64}" + re.escape(SUFFIX))
+_UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]+{re.escape(TEMPORARY)}")
 
 
 @define(eq=False)
@@ -125,7 +126,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for shard in folder.iterdir():
         if _SHARD.fullmatch(shard.name) and shard.is_dir():
             for path in shard.iterdir():
-                if _NAME.fullmatch(path.name) or path.name.endswith(TEMPORARY):
+                if _NAME.fullmatch(path.name) or _UNFINISHED.fullmatch(path.name):
                     yield path
 
 
