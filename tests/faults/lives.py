@@ -97,6 +97,10 @@ class Lives:
 
     def open(self) -> None:
         """Begin a life, and find what was promised. Raises what opening a home raises."""
+        self._compare(self.begin())
+
+    def begin(self) -> Kept:
+        """Begin a life; returns what the home holds. Raises what opening a home raises."""
         with ExitStack() as life:
             life.enter_context(_small_reserve())
             life.enter_context(faults.on(self.medium))
@@ -109,7 +113,7 @@ class Lives:
             life.callback(self._writer.close)
             catalogue, _ = self._writer.open()
             self._life = life.pop_all()
-        self._compare(Kept.of(catalogue))
+        return Kept.of(catalogue)
 
     def close(self) -> None:
         """End the life as it should end."""
