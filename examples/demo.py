@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 from attrs import define, evolve, field, frozen
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -61,7 +62,7 @@ class Agent:
     """An agent as a client sees it: a name and the messages so far."""
 
     name: str
-    messages: list[dict[str, str]]
+    messages: list[ChatCompletionMessageParam]
     answers: list[Answer] = field(factory=list)
 
     def came_back(self) -> bool:
@@ -107,7 +108,7 @@ def _agentcache() -> list[str]:
     return [str(Path(sys.executable).with_name("agentcache"))]
 
 
-def _system(name: str, lines: int) -> dict[str, str]:
+def _system(name: str, lines: int) -> ChatCompletionMessageParam:
     notes = (
         NOTES[name].format(n=7 * n + 3, place=PLACES[n % len(PLACES)], year=1700 + 3 * n)
         for n in range(lines)
@@ -158,7 +159,7 @@ def _ask(client: OpenAI, agent: Agent) -> tuple[Answer, str]:
     started, first, text, usage = time.perf_counter(), None, "", None
     stream = client.chat.completions.create(
         model=client.models.list().data[0].id,
-        messages=agent.messages,  # type: ignore[arg-type]
+        messages=agent.messages,
         max_tokens=ANSWER_TOKENS,
         temperature=0,
         stream=True,

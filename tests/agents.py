@@ -17,7 +17,7 @@ Message = dict[str, str]
 _WORDS = (
     "anchor basil copper delta ember fjord garnet harbour indigo juniper kelp lagoon maple nectar "
     "opal pepper quartz raven saffron timber umber violet willow yarrow zinc"
-).split()
+)
 
 
 class CutOff(Exception):
@@ -54,7 +54,8 @@ class Stream:
     answer: Answer | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[str]:
-        text, finish, usage = "", "", {}
+        text, finish = "", ""
+        usage: dict[str, int] = {}
         for chunk in self._chunks:
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
@@ -90,7 +91,7 @@ class Agent:
     @classmethod
     def with_notes(cls, name: str, words: int = 80) -> "Agent":
         """An agent whose system prompt is like nobody else's: some seven letters a word."""
-        notes = " ".join(random.Random(name).choices(_WORDS, k=words))
+        notes = " ".join(random.Random(name).choices(_WORDS.split(), k=words))
         told = f"{name} is who you are. Your notes: {notes}."
         return cls(name, [{"role": "system", "content": told}])
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from attrs import frozen
 
-COMMAND = (sys.executable, "-c", "from agentcache.cli import main; main()")
+COMMAND = Path(sys.executable).with_name("agentcache")
 SECONDS = 180.0  # the machine may be busy; nothing takes this long on an idle one
 _READY = re.compile(r"^agentcache is ready on (http://\S+)$", re.MULTILINE)
 
@@ -69,8 +69,13 @@ def served(home: Path, model: Path, *options: str) -> Iterator[Server]:
     arguments = ("serve", "--home", home, "--model", model, "--port", "0", "--threads", "1")
     log = home.with_name(f"{home.name}.log")
     with log.open("wb") as told:
-        command = [*COMMAND, *map(str, arguments), *options]
-        process = subprocess.Popen(command, stdout=told, stderr=told, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [str(COMMAND), *map(str, arguments), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,  # a process group by itself
+        )
     try:
         url = _address(process, log)
         with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
@@ -85,7 +90,7 @@ def served(home: Path, model: Path, *options: str) -> Iterator[Server]:
 def run(*arguments: object, said: str = "") -> "subprocess.CompletedProcess[str]":
     """Run an agentcache command to its end, `said` being its input."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [str(COMMAND), *map(str, arguments)],
         input=said,
         capture_output=True,
         encoding="utf-8",

@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -39,7 +40,7 @@ class Countdown:
                 self.at_zero()
 
 
-def _talk(server: Server, agent: Agent, countdown: Countdown) -> None:
+def _talk(server: Server, countdown: Countdown, agent: Agent) -> None:
     """Ask one question after another until the server is gone."""
     for number in count(len(agent.answers)):
         try:
@@ -65,9 +66,9 @@ def test_every_acknowledged_turn_outlives_kills_at_any_moment(tmp_path: Path, mo
             for agent in agents:
                 again = recomputed(server, agent, f"What is left after kill {number}?")
                 assert again <= MOST_AGAIN, f"seed {SEED}, kill {number}: {agent.name} lost a turn"
-            countdown = Countdown(at, server.kill)
+            talk = partial(_talk, server, Countdown(at, server.kill))
             with ThreadPoolExecutor(len(agents)) as pool:
-                list(pool.map(lambda one: _talk(server, one, countdown), agents))
+                list(pool.map(talk, agents))
             assert not server.is_running
     with served(home, model) as server:
         assert all(recomputed(server, agent) <= MOST_AGAIN for agent in agents)

@@ -9,13 +9,11 @@ from tests.servers import Server, served
 SERVED = 0.98  # of the tokens of the turn before
 
 
-def _same_question(agent: Agent, undisturbed: Server) -> bool:
-    """Whether a server that was never stopped gives the answers that `agent` got."""
+def _replayed(agent: Agent, undisturbed: Server) -> list[str]:
+    """What a server that was never stopped answers to the questions that `agent` asked."""
     questions = [one["content"] for one in agent.messages if one["role"] == "user"]
     other = Agent(agent.name, agent.messages[:1])
-    return [other.ask(undisturbed, one).text for one in questions] == [
-        answer.text for answer in agent.answers
-    ]
+    return [other.ask(undisturbed, question).text for question in questions]
 
 
 def test_agents_go_on_from_their_rows_after_the_server_was_stopped(
@@ -31,7 +29,7 @@ def test_agents_go_on_from_their_rows_after_the_server_was_stopped(
         assert share_served(server, agent) >= SERVED
         assert (agent.answers[-1].tier, agent.answers[-1].miss) == ("cold", None)
         assert share_served(server, agent, "And then?") >= SERVED
-    assert _same_question(agent, undisturbed)
+    assert [one.text for one in agent.answers] == _replayed(agent, undisturbed)
 
 
 def test_a_server_that_is_killed_right_after_an_answer_has_kept_it(
@@ -46,7 +44,7 @@ def test_a_server_that_is_killed_right_after_an_answer_has_kept_it(
         assert share_served(server, agent) >= SERVED
         assert server.stop() == 0
     Remains.of(home).check()
-    assert _same_question(agent, undisturbed)
+    assert [one.text for one in agent.answers] == _replayed(agent, undisturbed)
 
 
 def test_a_server_that_is_killed_in_the_middle_of_an_answer_has_kept_the_turns_before(
@@ -65,7 +63,7 @@ def test_a_server_that_is_killed_in_the_middle_of_an_answer_has_kept_the_turns_b
         assert share_served(server, agent) >= SERVED
         assert server.stop() == 0
     Remains.of(home).check()
-    assert _same_question(agent, undisturbed)
+    assert [one.text for one in agent.answers] == _replayed(agent, undisturbed)
 
 
 def test_other_weights_under_the_same_name_use_nothing_of_what_the_first_ones_computed(
