@@ -119,9 +119,8 @@ def test_f16_is_off_by_half_a_unit_of_float16_at_most(data, spec, count):
 
 @given(data=st.data(), spec=strategies.full_specs(), count=st.integers(1, 6))
 def test_q4_is_off_by_half_a_step_of_its_group_at_most_in_the_rotated_basis(data, spec, count):
-    rows = data.draw(strategies.rows(spec, count))
-    payload = codec("q4").encode(spec, rows)
-    restored = decoded("q4", spec, payload, 0, count)
+    rows = data.draw(strategies.rows(spec, count + 1)).part(1, count + 1)
+    restored = decoded("q4", spec, codec("q4").encode(spec, rows), 0, count)
     for role, array in rows.full.items():
         before, after = (as_float(one, spec.dtype) for one in (array, restored.full[role]))
         exact, found = in_groups(before), in_groups(after)
@@ -170,7 +169,7 @@ def test_the_rotation_keeps_lengths_and_undoes_itself(dim):
 
 def test_the_rotation_makes_what_stands_out_cost_little():
     spec = CacheSpec((LayerSpec.full(3, 64),))
-    rows = filled(spec, 20)
+    rows = filled(spec, 21).part(1, 21)
     rows.full["g0.v"][..., 7] = 60  # a channel that is always large, as in real models
     restored = decoded("q4", spec, codec("q4").encode(spec, rows), 0, 20).full["g0.v"]
     before = rows.full["g0.v"]
@@ -178,6 +177,16 @@ def test_the_rotation_makes_what_stands_out_cost_little():
     plain = np.rint((before - before.min(axis=-1, keepdims=True)) / step) * step
     plain += before.min(axis=-1, keepdims=True)
     assert np.square(restored - before).mean() < np.square(plain - before).mean() / 3
+
+
+@pytest.mark.parametrize(("start", "stop", "window_rows"), [(0, 3, 3), (0, 9, 4), (1, 9, 4)])
+def test_q4_keeps_the_first_row_of_a_sequence_and_no_other_as_it_is(start, stop, window_rows):
+    rows = filled(MIXED, stop).part(start, stop)
+    restored = decoded("q4", MIXED, codec("q4").encode(MIXED, rows), 0, stop - start)
+    for role, array in {**rows.full, **rows.window}.items():
+        same = (array == {**restored.full, **restored.window}[role]).all(axis=(0, 1, 3))
+        of_first = start == 0 and (role in rows.full or window_rows == stop)
+        assert same.tolist() == [of_first] + [False] * (len(same) - 1)
 
 
 def test_k8v4_is_q8_for_keys_and_q4_for_values():
@@ -278,14 +287,16 @@ def test_the_padding_of_a_short_group_does_not_cost_precision():
     ("name", "share"), [("f16", 0.5), ("q8", 0.30), ("k8v4", 0.22), ("q4", 0.15)]
 )
 def test_an_idle_agent_takes_this_share_of_a_native_one_at_most(name, share):
-    payload = codec(name).encode(SMOLLM, filled(SMOLLM, 50))
-    assert payload.nbytes <= share * codec("native").encode(SMOLLM, filled(SMOLLM, 50)).nbytes
+    rows = filled(SMOLLM, 200)
+    payload = codec(name).encode(SMOLLM, rows)
+    assert payload.nbytes <= share * codec("native").encode(SMOLLM, rows).nbytes
 
 
 @codecs
 @given(data=st.data(), spec=strategies.full_specs(), count=st.integers(0, 9))
 def test_the_announced_bytes_are_those_of_finite_rows(name, data, spec, count):
-    payload = codec(name).encode(spec, data.draw(strategies.rows(spec, count)))
+    rows = data.draw(strategies.rows(spec, count + 1)).part(1, count + 1)
+    payload = codec(name).encode(spec, rows)
     assert payload.nbytes == codec(name).nbytes(spec, count)
     assert payload.nbytes == sum(len(bytes(one.data)) for one in payload.tensors.values())
 

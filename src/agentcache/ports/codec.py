@@ -19,7 +19,10 @@ class Codec(Protocol):
         ...
 
     def nbytes(self, spec: CacheSpec, rows: int) -> int:
-        """Bytes that `rows` finite rows of the full layers of `spec` take when encoded."""
+        """Bytes that `rows` finite rows of the full layers of `spec` take when encoded.
+
+        A sequence's first row may take more.
+        """
         ...
 
     def encode(self, spec: CacheSpec, rows: Rows) -> Payload:

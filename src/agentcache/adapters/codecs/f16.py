@@ -38,11 +38,11 @@ class F16Codec(RowwiseCodec):
             return self._native.tensor_names(role)
         return (f"{role.name}.h", f"{role.name}.x")
 
-    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
+    def encode_role(self, role: Role, array: RowArray, start: int) -> dict[str, Tensor]:
         """Round `array`, [layers, heads, rows, dim]."""
         need_floats(self.name, role)
         if role.dtype != "float32":
-            return self._native.encode_role(role, array)
+            return self._native.encode_role(role, array, start)
         rows = array.shape[2]
         halves, kept = np.empty((rows, role.layers, role.width), np.float16), []
         for tile in role.tiles(rows):

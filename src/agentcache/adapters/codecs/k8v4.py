@@ -23,9 +23,9 @@ class K8V4Codec(RowwiseCodec):
         """The four tensors of a role."""
         return self._of(role).tensor_names(role)
 
-    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
+    def encode_role(self, role: Role, array: RowArray, start: int) -> dict[str, Tensor]:
         """Encode `array`, [layers, heads, rows, dim]."""
-        return self._of(role).encode_role(role, array)
+        return self._of(role).encode_role(role, array, start)
 
     def decode_role(
         self, role: Role, payload: Payload, stored: int, first: int, out: RowArray

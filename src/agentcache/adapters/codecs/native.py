@@ -22,7 +22,7 @@ class NativeCodec(RowwiseCodec):
         """The role's name itself."""
         return (role.name,)
 
-    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
+    def encode_role(self, role: Role, array: RowArray, start: int) -> dict[str, Tensor]:
         """Copy `array`, [layers, heads, rows, dim], with the row first."""
         rows = array.shape[2]
         flat = np.empty((rows, role.layers, role.width), NUMPY_DTYPE[role.dtype])

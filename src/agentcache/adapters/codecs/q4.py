@@ -29,20 +29,23 @@ class Q4Codec(RowwiseCodec):
     - `.s`, `.b` BF16 [rows, layers, groups]: the scale, rounded up, and the bias, rounded down, so
       that what bfloat16 loses makes steps wider (by 1 %) and cuts nothing off;
     - `.x` native dtype [n, heads * dim]: the layers' rows that are not finite, or too large to be
-      rotated, as they are, in order. Their scales are NaN.
+      rotated, and a sequence's very first row, as they are, in order. Their scales are NaN.
+
+    Every later token attends to the first one, whatever it is (an attention sink; Xiao et al. 2023,
+    "Efficient Streaming Language Models with Attention Sinks"): what is lost of it is lost to all.
     """
 
     name = "q4"
 
     def role_nbytes(self, role: Role, rows: int) -> int:
-        """Bytes of `rows` finite rows of `role`."""
+        """Bytes of `rows` finite rows of `role`, none of them a sequence's first."""
         return rows * role.layers * _groups(role) * (_HALF + 4)
 
     def tensor_names(self, role: Role) -> tuple[str, ...]:
         """The four tensors of a role."""
         return tuple(f"{role.name}.{part}" for part in "qsbx")
 
-    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
+    def encode_role(self, role: Role, array: RowArray, start: int) -> dict[str, Tensor]:
         """Rotate and quantise `array`, [layers, heads, rows, dim]."""
         need_floats(self.name, role)
         rows = array.shape[2]
@@ -51,7 +54,7 @@ class Q4Codec(RowwiseCodec):
         scale, bias = np.empty(lead, np.uint16), np.empty(lead, np.uint16)
         for tile in role.tiles(rows):
             numbers = _grouped(role, array[:, :, tile])
-            steps, lows = _quantise(numbers)
+            steps, lows = _quantise(numbers, start + tile.start == 0)
             np.copyto(packed[tile], _packed(numbers).transpose(2, 3, 0, 1))
             np.copyto(scale[tile], steps.transpose(1, 2, 0))
             np.copyto(bias[tile], lows.transpose(1, 2, 0))
@@ -103,11 +106,15 @@ def _grouped(role: Role, array: RowArray) -> Floats:
     return flat.reshape(_groups(role), GROUP, rows, layers)
 
 
-def _quantise(numbers: Floats) -> tuple[Upper, Upper]:
-    """Turn `numbers` into levels; return scale and bias, [groups, rows, layers]."""
+def _quantise(numbers: Floats, first: bool) -> tuple[Upper, Upper]:
+    """Turn `numbers` into levels; return scale and bias, [groups, rows, layers].
+
+    `first`: the first of the rows is a sequence's first.
+    """
     low, high = numbers.min(axis=1), numbers.max(axis=1)
     low, high = low + 0, high + 0  # which of two zeros is smaller depends on the shape
     odd = np.any(~(np.maximum(high, -low) < LARGEST), axis=0)
+    odd[:1] |= first
     numbers[:, :, odd], low[:, odd], high[:, odd] = 0, 0, 0
     bias = _rounded_up(-low) ^ _SIGN
     low = _float32(bias)

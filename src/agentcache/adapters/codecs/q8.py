@@ -36,7 +36,7 @@ class Q8Codec(RowwiseCodec):
         """The four tensors of a role."""
         return tuple(f"{role.name}.{part}" for part in "qsbx")
 
-    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
+    def encode_role(self, role: Role, array: RowArray, start: int) -> dict[str, Tensor]:
         """Quantise `array`, [layers, heads, rows, dim]."""
         need_floats(self.name, role)
         rows, groups = array.shape[2], _groups(role)

@@ -27,11 +27,11 @@ class RowwiseCodec(ABC):
 
     @abstractmethod
     def role_nbytes(self, role: Role, rows: int) -> int:
-        """Bytes of `rows` finite rows of `role`."""
+        """Bytes of `rows` finite rows of `role`, none of them a sequence's first."""
 
     @abstractmethod
-    def encode_role(self, role: Role, array: RowArray) -> dict[str, Tensor]:
-        """Encode `array`, [layers, heads, rows, dim]."""
+    def encode_role(self, role: Role, array: RowArray, start: int) -> dict[str, Tensor]:
+        """Encode `array`, [layers, heads, rows, dim], the rows from position `start` on."""
 
     @abstractmethod
     def decode_role(
@@ -47,22 +47,21 @@ class RowwiseCodec(ABC):
         """The names of the tensors that make up `role`."""
 
     def nbytes(self, spec: CacheSpec, rows: int) -> int:
-        """Bytes that `rows` finite rows of the full layers of `spec` take when encoded."""
+        """See `Codec.nbytes`."""
         return sum(self.role_nbytes(role, rows) for role in roles(spec, LayerKind.FULL))
 
     def encode(self, spec: CacheSpec, rows: Rows) -> Payload:
         """Copy and encode `rows`, the parts of which must be those that `spec` calls for."""
-        count = rows.stop - rows.start
         full, window, state = _parts(spec)
         _same_names("full", rows.full, (role.name for role in full))
-        tensors = self._encode(full, rows.full, count)
+        tensors = self._encode(full, rows.full, rows)
         if rows.window:
             _same_names("window", rows.window, (role.name for role in window))
-            tensors |= self._encode(window, rows.window, count)
+            tensors |= self._encode(window, rows.window, rows)
         if rows.state:
             _same_names("state", rows.state, state)
             tensors |= pack_state(spec, rows.state)
-        return Payload(self.name, count, tensors)
+        return Payload(self.name, rows.stop - rows.start, tensors)
 
     def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
         """Decode the rows of `payload` from its row `first` on into the arrays of `out`."""
@@ -78,13 +77,14 @@ class RowwiseCodec(ABC):
             unpack_state(spec, payload, out.state)
 
     def _encode(
-        self, wanted: tuple[Role, ...], arrays: Mapping[str, RowArray], count: int
+        self, wanted: tuple[Role, ...], arrays: Mapping[str, RowArray], rows: Rows
     ) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for role in wanted:
-            shape = (role.layers, role.heads, role.rows(count), role.dim)
+            count = role.rows(rows.stop - rows.start)
+            shape = (role.layers, role.heads, count, role.dim)
             array = checked(arrays[role.name], role.name, role.dtype, shape)
-            tensors |= self.encode_role(role, array)
+            tensors |= self.encode_role(role, array, rows.stop - count)
         return tensors
 
     def _decode_window(self, role: Role, payload: Payload, array: RowArray) -> None:
