@@ -321,10 +321,11 @@ class Keeper:
 
     def _make_room(self, incoming: int) -> bool:
         """Evict until `incoming` bytes fit under the cold cap; False when they never will."""
-        coming = incoming + _weight(self._writing.values())
-        if incoming and coming > self.cold_cap:
+        room = self.cold_cap - _weight(self._writing.values())
+        if incoming > room:
+            self._evict(self.cold_bytes - room)
             return False
-        return self._evict(self.cold_bytes + coming - self.cold_cap)
+        return self._evict(self.cold_bytes + incoming - room)
 
     def _evict(self, excess: int) -> bool:
         """Let segments leave the home until it holds `excess` bytes less."""
