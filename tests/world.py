@@ -414,6 +414,7 @@ class World:
 
     def begin(self, ask: Ask) -> Said:
         """Prepare and queue a turn, as the service does."""
+        self.clock.advance(0.001)
         said = Said(Service(cast(EngineLoop, self), self.clock)._prepared(ask))
         said.number = self.conductor.enqueue(said.request, said.events.append)
         return said
