@@ -65,8 +65,9 @@ class Kept:
 class Lives:
     """One home on a medium. `promised` is what it must hold, whatever happens to it.
 
-    `doubtful` is the change that the last process was making when it ended. What makes changes
-    raises ProcessEnded then, and returns otherwise whether the change was made.
+    `made` numbers the segments, whose tokens follow from it. `doubtful` is the change that the last
+    process was making when it ended. What makes changes raises ProcessEnded then, and returns
+    otherwise whether the change was made.
 
     One thing cannot be promised: when a commit fails, and so does the one that takes its place in
     the log, then the first may be found there by the next process. Its payloads, `lost`, are not.
@@ -74,12 +75,12 @@ class Lives:
 
     medium: Medium
     promised: Kept = field(factory=Kept)
+    made: int = 0
     doubtful: Commit | None = None
     lost: set[bytes] = field(factory=set)
     segments: DiskSegmentStore = field(init=False)
     _writer: Writer = field(init=False)
     _life: ExitStack | None = None
-    _made: int = 0
     _unmade: Commit | None = None
 
     @classmethod
@@ -146,7 +147,7 @@ class Lives:
             at = Cursor(added[-1][0].key, added[-1][0].stop)
         key = SessionKey("tenant", ROOT, name)
         before = self.promised.sessions.get(key) or Session(key, created=now)
-        said = Span(SpanKind.CONTENT, "user", f"turn {self._made}", tokens([self._made]))
+        said = Span(SpanKind.CONTENT, "user", f"turn {self.made}", tokens([self.made]))
         session = before.succeeded((*before.spans, said), at, b"", now)
         commit = Commit(add=tuple(segment for segment, _ in added), put=(session,))
         return self._do(Job(commit, tuple(added)))
@@ -183,9 +184,9 @@ class Lives:
 
     def _segment(self, rows: int, at: Cursor | None) -> tuple[Segment, Payload]:
         """One that never was before. Its payload follows from its key."""
-        self._made += 1
-        ids = tokens([self._made] * rows)
-        width = 16 * (1 + self._made % 9)
+        self.made += 1
+        ids = tokens([self.made] * rows)
+        width = 16 * (1 + self.made % 9)
         segment = Segment.following(
             ROOT, at.key if at else None, at.row if at else 0, ids, rows * width
         )

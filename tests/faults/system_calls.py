@@ -13,8 +13,8 @@ from attrs import define, field
 from tests.faults.medium import File, Folder, Medium
 
 _NAMES = (
-    "open", "close", "write", "pwrite", "fsync", "rename", "unlink", "mkdir", "chmod", "fchmod",
-    "pread", "preadv",
+    "open", "close", "write", "pwrite", "fsync", "rename", "unlink", "mkdir", "rmdir", "chmod",
+    "fchmod", "pread", "preadv",
 )  # fmt: skip
 _REAL: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in _NAMES}
 _FCNTL = fcntl.fcntl
@@ -110,6 +110,14 @@ class _Calls:
         self.medium.strike("mkdir")
         _REAL["mkdir"](path, mode)
         self.medium.folder(Path(path).parent).change({Path(path).name: Folder()})
+
+    def rmdir(self, path: Any, *, dir_fd: int | None = None) -> None:
+        if dir_fd is not None or not self._concerns(path):
+            _REAL["rmdir"](path, dir_fd=dir_fd)
+            return
+        self.medium.strike("rmdir")
+        _REAL["rmdir"](path)
+        self.medium.folder(Path(path).parent).change({Path(path).name: None})
 
     def chmod(self, path: Any, mode: int, **options: Any) -> None:
         if self._concerns(path):

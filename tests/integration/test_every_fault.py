@@ -154,6 +154,22 @@ def test_what_a_killed_process_left_unsynced_does_no_harm_to_the_next_one(days):
         look(lives)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_folder_that_a_killed_process_had_just_made_is_as_safe_as_any(tmp_path, seed):
+    with ended(Lives.at(tmp_path / "home")) as lives:
+        lives.open()
+        lives.medium.plan(Fault(), after=1)  # the first change of a turn is to make a folder
+        with pytest.raises(ProcessEnded):
+            lives.turn("ann", [1], None)
+        assert lives.medium.changes[-2:] == ["mkdir", "chmod"]
+        lives.kill()
+        lives.made = 0  # they ask the same again, which gives the same segment
+        lives.open()
+        assert lives.turn("ann", [1], None)
+        lives.cut_power(Random(seed))
+        look(lives)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_power_cut_at_any_change_loses_nothing_that_was_told(days, seed):
     chance = Random(seed)
