@@ -13,13 +13,14 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test lint types fmt bench-resume constraints
+.PHONY: help setup demo serve test soak lint types fmt bench-resume constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
 	@echo "demo          the demonstration"
 	@echo "serve         the server, with the default model"
 	@echo "test          all tests, with the coverage floors"
+	@echo "soak          kill a process over a home 500 times (or ROUNDS), look for every turn"
 	@echo "lint          ruff and the import layers"
 	@echo "types         mypy --strict"
 	@echo "fmt           format, and mend what ruff can"
@@ -61,6 +62,9 @@ test: $(STAMP)
 	    printf '%s (%% covered, at least $(CORE_FLOOR)): ' "$$part"; \
 	    $(BIN)/coverage report --format=total --include="$$part" --fail-under=$(CORE_FLOOR) || exit; \
 	done
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.stress.kill_loop --rounds $(or $(ROUNDS),500) --seed $(or $(SEED),1)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
