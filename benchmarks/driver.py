@@ -121,17 +121,24 @@ def chat(server: Server, messages: list[dict[str, str]], agent: str, max_tokens:
 
 @contextmanager
 def running(
-    command: Iterable[str], log: Path, ending: signal.Signals = signal.SIGTERM
+    command: Iterable[str],
+    log: Path,
+    ending: signal.Signals = signal.SIGTERM,
+    model: str | None = None,
 ) -> Iterator[Server]:
-    """Run a server; `{port}` in its command is a free port. It is ended by the signal `ending`."""
+    """Run a server; `{port}` in its command is a free port. It is ended by the signal `ending`.
+
+    `model` is what it calls its model, if it does not tell.
+    """
     port = _free_port()
     words = [word.format(port=port) for word in command]
     started = time.perf_counter()
     with log.open("ab") as output, subprocess.Popen(words, stdout=output, stderr=output) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            model = _await_model(url, process, log)
-            server = Server(url, process, model, time.perf_counter() - started)
+            _await_health(url, process, log)
+            served = model or json.loads(_get(f"{url}/v1/models"))["data"][0]["id"]
+            server = Server(url, process, served, time.perf_counter() - started)
             chat(server, [{"role": "user", "content": "hi"}], "warm-up", 2)
             yield server
         finally:
@@ -205,16 +212,13 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _await_model(url: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """The model's name, once the server tells it (mlx_lm.server names what it was started with)."""
+def _await_health(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     until = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < until:
         try:
             _get(f"{url}/health")
-            models = json.loads(_get(f"{url}/v1/models"))["data"]
         except (OSError, urllib.error.HTTPError):
             time.sleep(0.1)
-            continue
-        served = [model["id"] for model in models]
-        return served[0] if len(served) == 1 and "smollm2" in served[0] else "default_model"
+        else:
+            return
     sys.exit(f"the server did not start; see {log}")

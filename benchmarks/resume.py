@@ -14,6 +14,7 @@ from driver import Agent, Server, agentcache, default_model, median, mlx_lm, run
 
 QUESTION = "Question {n}: name one word from your notes."
 ROUNDS = 3
+THEIR_MODEL = "default_model"  # what mlx_lm.server calls the one that it was started with
 
 
 @define
@@ -78,11 +79,11 @@ def _ours(folder: Path, home: Path, words: int, count: int) -> Times:
 def _theirs(folder: Path, scratch: Path, words: int, count: int) -> Times:
     times, log = Times(), scratch / "mlx_lm.log"
     agents = _agents(words, count)
-    with running(mlx_lm(folder), log) as server:
+    with running(mlx_lm(folder), log, model=THEIR_MODEL) as server:
         times.cold += _round(server, agents, 0)
         for n in range(ROUNDS):
             times.hot += _round(server, agents, 1 + n)
-    with running(mlx_lm(folder), log) as server:
+    with running(mlx_lm(folder), log, model=THEIR_MODEL) as server:
         times.boot.append(server.boot_seconds)
         times.killed += _round(server, agents, 90)
     return times

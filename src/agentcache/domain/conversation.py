@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
+from agentcache.domain.errors import InvalidRequest
+
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -33,3 +35,15 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Json], ...] = field(default=())
+
+
+def encodable(text: str, place: str) -> str:
+    """`text` as it is. Raises InvalidRequest, which names `place`, for a lone surrogate in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = (
+            f"{place} holds a lone surrogate (U+{ord(text[error.start]):04X}), not a character"
+        )
+        raise InvalidRequest(problem, place) from error
+    return text

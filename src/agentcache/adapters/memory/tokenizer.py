@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from agentcache.domain.conversation import Conversation, Message
+from agentcache.domain.conversation import Conversation, Message, encodable
 from agentcache.domain.errors import IntegrityError, InvalidRequest
 from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import ControlToken, Spellings, unused_mark
@@ -81,7 +81,7 @@ class MemoryTokenizer:
         if conversation.tools:
             yield _control("<|im_start|>")
             yield _content(
-                "system", f"system\n{_encodable(tools_json(conversation.tools), 'tools')}"
+                "system", f"system\n{encodable(tools_json(conversation.tools), 'tools')}"
             )
             yield _control("<|im_end|>")
             yield _content("", "\n")
@@ -91,12 +91,12 @@ class MemoryTokenizer:
         if role not in ROLES:
             raise InvalidRequest(f"{place} has the unknown role {role!r}", f"{place}.role")
         yield _control("<|im_start|>")
-        said = f"{role}\n{_encodable(message.content, place)}"
+        said = f"{role}\n{encodable(message.content, place)}"
         yield from self._said(role, said) if role == "assistant" else (_content(role, said),)
         for call in message.tool_calls:
             text = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
             yield _control("<tool_call>")
-            yield _content(role, _encodable(text, place))
+            yield _content(role, encodable(text, place))
             yield _control("</tool_call>")
         yield _control("<|im_end|>")
         yield _content("", "\n")
@@ -139,14 +139,3 @@ def _control(text: str) -> RenderedSpan:
 
 def _content(role: str, text: str) -> RenderedSpan:
     return RenderedSpan(SpanKind.CONTENT, role, text)
-
-
-def _encodable(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        problem = (
-            f"{place} holds a lone surrogate (U+{ord(text[error.start]):04X}), not a character"
-        )
-        raise InvalidRequest(problem, place) from error
-    return text

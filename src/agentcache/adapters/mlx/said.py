@@ -8,7 +8,7 @@ from attrs import frozen
 
 from agentcache.adapters.mlx.chat_template import Fields
 from agentcache.adapters.mlx.roles import role_of
-from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
+from agentcache.domain.conversation import Conversation, Json, Message, ToolCall, encodable
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.spellings import Spellings, unused_mark
 from agentcache.domain.tools import canonical, canonical_tools
@@ -114,9 +114,9 @@ def _checked(conversation: Conversation, tools: Sequence[Json]) -> Iterator[str]
             problem = f"messages[{number}] has the unknown role {message.role!r}"
             raise InvalidRequest(problem, f"messages[{number}].role")
         for text in _texts(message):
-            yield _encodable(text, f"messages[{number}]")
+            yield encodable(text, f"messages[{number}]")
     for number, tool in enumerate(tools):
-        yield _encodable(json.dumps(tool, ensure_ascii=False), f"tools[{number}]")
+        yield encodable(json.dumps(tool, ensure_ascii=False), f"tools[{number}]")
 
 
 def _texts(message: Message) -> Iterator[str]:
@@ -125,14 +125,3 @@ def _texts(message: Message) -> Iterator[str]:
     yield message.tool_call_id or ""
     for call in message.tool_calls:
         yield from (call.id, call.name, call.arguments)
-
-
-def _encodable(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        problem = (
-            f"{place} holds a lone surrogate (U+{ord(text[error.start]):04X}), not a character"
-        )
-        raise InvalidRequest(problem, place) from error
-    return text
