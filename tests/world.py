@@ -140,6 +140,7 @@ class FrailEngine(MemoryEngine):
     """A memory engine whose calls fail as `frailty` says."""
 
     frailty: Frailty = field(factory=Frailty, init=False)
+    closed: bool = field(default=False, init=False)
 
     def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
         self.frailty.strike("start")
@@ -165,6 +166,10 @@ class FrailEngine(MemoryEngine):
         result = super().collect()
         self.frailty.strike("collect")
         return result
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
 
     def export(self, sequence: int, start: int, stop: int) -> Rows:
         self.frailty.strike("export")
@@ -326,6 +331,7 @@ class World:
             budgets=Budgets(2 * self.blocks * BLOCK_TOKENS * row_bytes, self.disk_cap),
             limits=self.limits,
             durable=self.durable,
+            least_shared=1,  # its conversations are short
         )
 
     def open(self) -> None:
@@ -512,6 +518,7 @@ class Looped:
 @contextmanager
 def looped(world: World, patience: float = 60.0) -> Iterator[Looped]:
     """Run the parts of `world` (which is not open) until the end; then they have stopped."""
+    world.codec.reads = world.disk.reads
     loop = EngineLoop(world.assembly(), world.clock, world.telemetry, debug=True)
     loop.start()
     try:

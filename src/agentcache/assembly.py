@@ -26,6 +26,7 @@ from agentcache.rendering import PromptBuilder
 from agentcache.writer import Writer
 
 HOT_SHARE = 0.5
+LEAST_SHARED = 64
 
 
 @frozen
@@ -64,6 +65,7 @@ class Assembly:
     budgets: Budgets
     limits: Limits
     durable: bool = True
+    least_shared: int = LEAST_SHARED
 
     def __call__(self, post: Post) -> Conductor:
         """Open the home, load the model, take in what is remembered.
@@ -98,7 +100,7 @@ class Assembly:
         return Keeper(
             spec=spec,
             codec=self.codec,
-            lineage=Lineage(spec),
+            lineage=Lineage(spec, self.least_shared),
             registry=SessionRegistry(),
             writer=writer,
             telemetry=self.telemetry,

@@ -62,13 +62,12 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[D
     names = (*DAMAGE, *SWAPPED)
     agents = {name: Agent.with_notes(f"{n}: {name}") for n, name in enumerate(names)}
     with served(home, model) as server:
-        # All prompts begin alike: whoever is first has the segment that all others leave.
-        for agent in (Agent.with_notes("First"), *agents.values()):
+        for agent in agents.values():
             agent.ask(server, "What do you know?")
         server.kill()
     remains = Remains.of(home)
     files = {
-        name: remains.file(remains.sessions[agent.name].path[1]) for name, agent in agents.items()
+        name: remains.file(remains.sessions[agent.name].path[0]) for name, agent in agents.items()
     }
     for name, damage in DAMAGE.items():
         damage(files[name])
@@ -107,3 +106,18 @@ def test_a_damaged_file_is_kept_aside_and_replaced_by_a_sound_one(
     aside = list((damaged.home / "quarantine").glob(f"*-{damaged.files[name].name}"))
     assert len(aside) == (name != "deleted")
     assert damaged.files[name].exists()
+
+
+def test_a_damaged_file_of_one_agent_is_nothing_to_the_others(tmp_path: Path, model: Path) -> None:
+    agents = [Agent.with_notes(name) for name in ("Ann", "Bob", "Cleo")]
+    home = tmp_path / "home"
+    with served(home, model) as server:
+        for agent in agents:
+            agent.ask(server, "What do you know?")
+        server.kill()
+    remains = Remains.of(home)
+    _empty(remains.file(remains.sessions["Ann"].path[0]))
+    with served(home, model) as server:
+        ann, bob, cleo = (agent.ask(server, "And what else?") for agent in agents)
+    assert ann.miss == "corrupt"
+    assert min(bob.cached, cleo.cached) > 600

@@ -71,6 +71,23 @@ def test_of_two_paths_the_longer_one_is_found() -> None:
     assert lineage.match(ROOT, _ids("12345")).keys == (parent.key, longer.key)
 
 
+def test_a_segment_is_not_left_after_fewer_rows_than_are_worth_sharing() -> None:
+    lineage = Lineage(FULL, least_shared=3)
+    first = _add(lineage, "12345")
+    assert lineage.match(ROOT, _ids("1299")).length == 0
+    assert lineage.match(ROOT, _ids("1239")).length == 3
+    other = _add(lineage, "1299")
+    assert lineage.match(ROOT, _ids("129977")).keys == (other.key,)
+    assert lineage.match(ROOT, _ids("12345")).keys == (first.key,)
+
+
+def test_a_short_segment_that_agrees_as_a_whole_is_always_used() -> None:
+    lineage = Lineage(FULL, least_shared=3)
+    parent = _add(lineage, "12345")
+    child = _add(lineage, "67", parent)
+    assert lineage.match(ROOT, _ids("12345678")).keys == (parent.key, child.key)
+
+
 def test_a_limit_leaves_tokens_to_run() -> None:
     lineage = Lineage(FULL)
     _add(lineage, "1234")

@@ -87,9 +87,15 @@ class _Node:
 
 @define(eq=False)
 class Lineage:
-    """All segments of one model's sessions, in RAM (warm), on disk (cold) or both."""
+    """All segments of one model's sessions, in RAM (warm), on disk (cold) or both.
+
+    A segment is not left after fewer than `least_shared` of its rows: that few are computed again
+    and kept twice, so that agents who only begin with the same words of a template do not all
+    depend on the segment of whoever came first.
+    """
 
     spec: CacheSpec
+    least_shared: int = 1
     _nodes: dict[bytes, _Node] = field(factory=dict, init=False)
     _roots: dict[bytes, _Children] = field(factory=dict, init=False)
     _order: dict[Tier, "SegmentedLRU[bytes]"] = field(init=False)
@@ -314,7 +320,8 @@ class Lineage:
             segment = node.segment
             agreed = segment.start + common_prefix(segment.ids, 0, ids, segment.start)
             whole = agreed == segment.stop
-            if self.spec.has_windows and not whole:
+            shared = agreed - segment.start
+            if not whole and (self.spec.has_windows or shared < self.least_shared):
                 continue
             before = trail.end_at(segment.start)
             yield _Trail(
