@@ -70,6 +70,7 @@ class RunningTurn:
     _events: "asyncio.Queue[Event | AgentCacheError]"
     _loop: EngineLoop
     _over: bool = field(default=False, init=False)
+    _cancelled: bool = field(default=False, init=False)
 
     async def __aiter__(self) -> AsyncIterator[Delta | Ended]:
         """What is said, as it is said; the last item is Ended.
@@ -89,8 +90,8 @@ class RunningTurn:
 
     async def cancel(self) -> None:
         """Stop it: its place is free within a step, what it computed is kept. Idempotent."""
-        if not self._over:
-            self._over = True
+        if not self._over and not self._cancelled:
+            self._cancelled = True  # whoever listens is told so by the turn's end
             self._loop.cancel(self._number)
 
 
