@@ -112,7 +112,8 @@ class EngineLoop:
 
     def stop(self, within: float) -> None:
         """Take no more turns; let those that run finish `within` seconds, cancel them then."""
-        self.post(lambda: self._drain(self.clock.monotonic() + within))
+        until = self.clock.monotonic() + within
+        self.post(lambda: self._drain(until))
 
     def join(self) -> None:
         """Wait until everything is committed and the thread has ended."""
@@ -128,8 +129,8 @@ class EngineLoop:
             self._serve(self._conductor)
             self.phase = "stopped"
         except BaseException as error:
-            if not isinstance(error, AgentCacheError):  # those are told to whoever waits
-                log.exception("the engine thread ends")
+            if self._conductor is not None or not isinstance(error, AgentCacheError):
+                log.exception("the engine thread ends")  # why it did not open is told by wait_open
             self.problem, self.phase = error, "failed"
             if self._conductor is not None:
                 self._conductor.fail_all(Unavailable("failed"))
