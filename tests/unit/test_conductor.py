@@ -374,6 +374,21 @@ class TestCancelling:
         talk.take_back()
         assert world.say(talk, LONG).admitted.cached == len(said.request.prompt) - 1
 
+    @pytest.mark.parametrize("name", ["ada", None])
+    def test_its_retry_goes_on_with_the_same_sequence(self, world: World, name: str | None) -> None:
+        talk = Talk(name)
+        world.say(talk, "one")
+        said = world.begin(talk.ask(LONG))
+        world.reach(said, TurnState.DECODING)
+        world.cancel(said)
+        world.settle()
+        talk.take_back()
+        again = world.say(talk, LONG)
+        assert (again.admitted.tier, again.admitted.cached) == (
+            Tier.HOT,
+            len(said.request.prompt) - 1,
+        )
+
     def test_it_leaves_its_agent_as_it_was(self, world: World) -> None:
         talk = Talk("ada")
         world.say(talk, "one")

@@ -283,6 +283,27 @@ class TestEviction:
         world.check_answer(said)
         assert said.admitted.cached > 0
 
+    def test_what_two_turns_restore_at_once_is_taken_in_once(self, world: World) -> None:
+        talk = Talk("ada")
+        world.say(talk, "one")
+        go_cold(world)
+        keeper = world.conductor.keeper
+        keeper.warm_cap = 0
+        with world.disk.reads:
+            turns = [
+                world.begin(Talk(name, history=list(talk.history)).ask("two", max_tokens=3))
+                for name in "ab"
+            ]
+            for said in turns:
+                world.reach(said, TurnState.FETCHING)
+        while any(not said.events for said in turns):
+            world.step()  # what one of them still restores stays, whatever the cap
+        world.settle()
+        for said in turns:
+            world.check_answer(said)
+            assert said.admitted.tier is Tier.COLD
+        assert keeper.warm == {}
+
     def test_rows_that_were_never_written_go_when_ram_is_needed(self, world: World) -> None:
         world.disk.fail("put", repeat(OSError("broken")))
         world.conductor.keeper.warm_cap = TURN * ROW
@@ -421,6 +442,38 @@ class TestFullDisk:
         world.say(Talk("bob"), "two")
         world.kill()
         assert world.names() == ["bob"]
+
+    def test_rows_of_a_cancelled_turn_are_no_reason_to_stop(self, world: World) -> None:
+        world.disk.segments.capacity = 5 * ROW
+        talk = Talk("ada")
+        said = world.begin(talk.ask("one", max_tokens=100))
+        world.reach(said, TurnState.DECODING)
+        world.cancel(said)
+        world.settle()
+        assert world.conductor.keeper.read_only is not None
+        talk.take_back()
+        world.disk.segments.capacity = None
+        assert world.say(talk, "one").admitted.cached > 0
+        world.kill()
+        assert world.say(talk, "two").admitted.cached > TURN / 2
+
+    def test_what_a_later_turn_replaced_is_not_written_again(self, world: World) -> None:
+        """The write of the first turn fails while that of the second one waits behind it."""
+        world.disk.fail("put", StoreFull(1))
+        talk = Talk("ada")
+        with world.disk.writes:
+            for text in ("one", "two"):
+                said = world.begin(talk.ask(text, max_tokens=4))
+                while said.number in world.conductor.planner.turns:
+                    world.step()
+                talk.hear(said.text)
+        world.settle()
+        session = world.session("ada")
+        assert session is not None
+        assert session.generation == 2
+        assert world.stored()[session.key] == session
+        world.kill()
+        assert world.say(talk, "three").admitted.cached > TURN
 
     def test_a_full_catalogue_is_a_full_disk(self, world: World) -> None:
         world.disk.fail("commit", repeat(StoreFull(10)))
