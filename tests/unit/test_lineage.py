@@ -76,6 +76,7 @@ def test_a_segment_is_not_left_after_fewer_rows_than_are_worth_sharing() -> None
     first = _add(lineage, "12345")
     assert lineage.match(ROOT, _ids("1299")).length == 0
     assert lineage.match(ROOT, _ids("1239")).length == 3
+    assert lineage.match(ROOT, _ids("12")).length == 2  # it ends there, and parts from nothing
     other = _add(lineage, "1299")
     assert lineage.match(ROOT, _ids("129977")).keys == (other.key,)
     assert lineage.match(ROOT, _ids("12345")).keys == (first.key,)

@@ -89,9 +89,9 @@ class _Node:
 class Lineage:
     """All segments of one model's sessions, in RAM (warm), on disk (cold) or both.
 
-    A segment is not left after fewer than `least_shared` of its rows: that few are computed again
-    and kept twice, so that agents who only begin with the same words of a template do not all
-    depend on the segment of whoever came first.
+    A prompt does not part from a segment after fewer than `least_shared` of its rows: that few are
+    computed again and kept twice, so that agents who only begin with the same words of a template
+    do not all depend on the segment of whoever came first.
     """
 
     spec: CacheSpec
@@ -320,8 +320,8 @@ class Lineage:
             segment = node.segment
             agreed = segment.start + common_prefix(segment.ids, 0, ids, segment.start)
             whole = agreed == segment.stop
-            shared = agreed - segment.start
-            if not whole and (self.spec.has_windows or shared < self.least_shared):
+            few = agreed - segment.start < self.least_shared and agreed < len(ids)
+            if not whole and (few or self.spec.has_windows):
                 continue
             before = trail.end_at(segment.start)
             yield _Trail(
