@@ -13,7 +13,7 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test soak lint types fmt bench-resume constraints
+.PHONY: help setup demo serve test soak lint types fmt bench-resume bench-memory fidelity constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
@@ -25,6 +25,8 @@ help:
 	@echo "types         mypy --strict"
 	@echo "fmt           format, and mend what ruff can"
 	@echo "bench-resume  the resume benchmark"
+	@echo "bench-memory  what an agent takes in RAM and on disk, by codec"
+	@echo "fidelity      what each codec costs in quality; writes docs/fidelity.md"
 	@echo "constraints   pin the newest releases into constraints.txt"
 
 setup: $(STAMP)
@@ -80,6 +82,12 @@ fmt: $(STAMP)
 
 bench-resume: $(STAMP)
 	$(BIN)/python benchmarks/resume.py
+
+bench-memory: $(STAMP)
+	$(BIN)/python benchmarks/memory.py
+
+fidelity: $(STAMP)
+	$(BIN)/python benchmarks/fidelity.py
 
 # mlx pulls in one of its platform packages; all are pinned to its version.
 constraints: $(STAMP)
