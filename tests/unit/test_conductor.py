@@ -717,6 +717,7 @@ class TestMisses:
     def test_without_a_name_another_model_is_nobody(self, world: World) -> None:
         talk = Talk()
         world.say(talk, "one")
+        world.say(Talk("None", exclusive=False), "two")  # nobody is called so
         world.digest = b"another"
         world.restart()
         assert self.told(world, talk) is Miss.NO_SESSION

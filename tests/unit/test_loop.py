@@ -195,6 +195,15 @@ class TestServing:
                 assert isinstance(late.last(), Overloaded)
             assert isinstance(first.last(), Ended)
 
+    def test_it_sleeps_until_the_first_deadline_at_most(self) -> None:
+        with World(limits=Limits(batch=1)) as world:
+            loop = EngineLoop(world.assembly(), world.clock, world.telemetry)
+            assert loop._patience(world.conductor) == 1.0
+            world.begin(Talk("ada").ask("one", max_tokens=9))
+            world.step()
+            world.begin(Talk("bob").ask("two", max_tokens=9, timeout=0.5))
+            assert loop._patience(world.conductor) == pytest.approx(0.5)
+
     def test_levels_are_told_when_there_is_nothing_to_do(self, running: Looped) -> None:
         begun(running, Talk("ada").ask("one", max_tokens=1)).last()
         while running.world.telemetry.levels.get("sessions") != 1:
