@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from attrs import define, evolve, field
 
-from agentcache.domain.errors import CatalogueConflict, IntegrityError, SegmentMissing, StoreFull
+from agentcache.domain.errors import CatalogueConflict, IntegrityError, StoreFull
 from agentcache.domain.lineage import Lineage, Match
 from agentcache.domain.plan import Park
 from agentcache.domain.registry import SessionRegistry
@@ -138,7 +138,7 @@ class Keeper:
             self.telemetry.corrupt(str(error))
             if segment.key in self.lineage:
                 self._cut(segment.key)
-            if segment.key in self._owed_drops and not isinstance(error, SegmentMissing):
+            if segment.key in self._owed_drops:
                 corrupt.append(segment.key)
         self._settle_debts(tuple(corrupt))
 
