@@ -5,194 +5,32 @@
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any, Self, cast
+from typing import Self, cast
 
 from attrs import define, field
 
-from agentcache.adapters.codecs import NativeCodec
 from agentcache.adapters.memory.clock import ManualClock
-from agentcache.adapters.memory.engine import MemoryEngine
 from agentcache.adapters.memory.hash_model import hash_spec
-from agentcache.adapters.memory.segment_store import MemorySegmentStore
-from agentcache.adapters.memory.session_store import MemorySessionStore
 from agentcache.adapters.memory.telemetry import RecordingTelemetry
 from agentcache.adapters.memory.tokenizer import END, VOCABULARY, MemoryTokenizer
 from agentcache.assembly import Assembly, Budgets
 from agentcache.conductor import Conductor
-from agentcache.domain.conversation import Conversation, Message
-from agentcache.domain.errors import AgentCacheError
-from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.notices import Limits
-from agentcache.domain.plan import StepPlan, StepResult
 from agentcache.domain.pool import BLOCK_TOKENS
-from agentcache.domain.request import Finish, Identity, Tier, TurnRequest
+from agentcache.domain.request import Finish, Tier, TurnRequest
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.turn import TurnState
 from agentcache.fetcher import Fetcher
 from agentcache.loop import EngineLoop
-from agentcache.ports.payload import Payload
-from agentcache.ports.rows import Rows
-from agentcache.ports.session_store import Catalogue, Commit
 from agentcache.service import Ask, Service
+from tests.frail import CountingCodec, Disk, FrailEngine
+from tests.talks import Said, Talk
 
 PATIENCE = 60.0  # seconds after which a test that waits for something has failed
-
-
-@define(eq=False)
-class Frailty:
-    """What is to go wrong: exceptions by method, raised one a call, in order."""
-
-    _coming: dict[str, Iterator[Exception]] = field(factory=dict, init=False)
-
-    def fail(self, method: str, problems: Exception | Iterable[Exception]) -> None:
-        """Let the next calls of `method` raise `problems`, after those that it is to raise yet."""
-        more = [problems] if isinstance(problems, Exception) else problems
-        self._coming[method] = chain(self._coming.get(method, ()), more)
-
-    def recover(self) -> None:
-        """Let nothing go wrong any more."""
-        self._coming.clear()
-
-    def strike(self, method: str) -> None:
-        problem = next(self._coming.get(method, iter(())), None)
-        if problem is not None:
-            raise problem
-
-
-@define(eq=False)
-class Disk(Frailty):
-    """Both stores of a home. Whoever holds `writes` or `reads` keeps its threads waiting.
-
-    `written` are the segments whose payloads were put, `orphans` those that could not be deleted.
-    After `lose_power` nothing changes any more.
-    """
-
-    segments: MemorySegmentStore = field(factory=MemorySegmentStore)
-    sessions: MemorySessionStore = field(factory=lambda: MemorySessionStore(salt=bytes(32)))
-    writes: Any = field(factory=threading.RLock)
-    reads: Any = field(factory=threading.RLock)
-    written: list[Segment] = field(factory=list, init=False)
-    orphans: set[bytes] = field(factory=set, init=False)
-    _has_power: bool = field(default=True, init=False)
-
-    def lose_power(self) -> None:
-        with self.writes:
-            self._has_power = False
-
-    def put(self, segment: Segment, payload: Payload) -> int:
-        with self._changing("put"):
-            taken = self.segments.put(segment, payload)
-            self.written.append(segment)
-            return taken
-
-    def read(self, segment: Segment) -> Payload:
-        with self.reads:
-            self.strike("read")
-            return self.segments.read(segment)
-
-    def delete(self, key: bytes) -> None:
-        self.orphans.add(key)
-        with self._changing("delete"):
-            self.segments.delete(key)
-        self.orphans.discard(key)
-
-    def quarantine(self, key: bytes) -> None:
-        with self._changing("quarantine"):
-            self.segments.quarantine(key)
-
-    def sweep(self, known: Iterable[bytes]) -> int:
-        with self._changing("sweep"):
-            return self.segments.sweep(known)
-
-    def nbytes(self) -> int:
-        return self.segments.nbytes()
-
-    def load(self) -> Catalogue:
-        with self._changing("load"):
-            return self.sessions.load()
-
-    def commit(self, change: Commit) -> None:
-        with self._changing("commit"):
-            self.sessions.commit(change)
-
-    def salt(self) -> bytes:
-        return self.sessions.salt()
-
-    def close(self) -> None:
-        self.sessions.close()
-
-    @contextmanager
-    def _changing(self, method: str) -> Iterator[None]:
-        with self.writes:
-            if not self._has_power:
-                raise OSError("there is no power")
-            self.strike(method)
-            yield
-
-
-@define(eq=False)
-class FrailEngine(MemoryEngine):
-    """A memory engine whose calls fail as `frailty` says."""
-
-    frailty: Frailty = field(factory=Frailty, init=False)
-    closed: bool = field(default=False, init=False)
-
-    def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
-        self.frailty.strike("start")
-        return super().start(sequence, capacity, restore)
-
-    def adopt(self, sequence: int, length: int) -> None:
-        self.frailty.strike("adopt")
-        super().adopt(sequence, length)
-
-    def grow(self, sequence: int, capacity: int) -> None:
-        self.frailty.strike("grow")
-        super().grow(sequence, capacity)
-
-    def trim(self, sequence: int, length: int) -> None:
-        self.frailty.strike("trim")
-        super().trim(sequence, length)
-
-    def submit(self, plan: StepPlan) -> None:
-        self.frailty.strike("submit")
-        super().submit(plan)
-
-    def collect(self) -> StepResult:
-        result = super().collect()
-        self.frailty.strike("collect")
-        return result
-
-    def close(self) -> None:
-        self.closed = True
-        super().close()
-
-    def export(self, sequence: int, start: int, stop: int) -> Rows:
-        self.frailty.strike("export")
-        return super().export(sequence, start, stop)
-
-
-@define(eq=False)
-class CountingCodec(NativeCodec):
-    """The lossless codec, which remembers the rows [start, stop) that it encoded.
-
-    Whoever holds `reads` keeps those waiting who decode.
-    """
-
-    reads: Any = None
-    encoded: list[tuple[int, int]] = field(factory=list, init=False)
-
-    def encode(self, spec: CacheSpec, rows: Rows) -> Payload:
-        self.encoded.append((rows.start, rows.stop))
-        return super().encode(spec, rows)
-
-    def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
-        with self.reads:
-            super().decode(spec, payload, out, first)
 
 
 @define(eq=False)
@@ -225,63 +63,6 @@ class Inbox:
 
 
 @define(eq=False)
-class Talk:
-    """A client: an agent's name, if it has one, and the history that it sends every time."""
-
-    name: str | None = None
-    exclusive: bool = True
-    system: str = ""
-    tenant: str = "default"
-    history: list[Message] = field(factory=list)
-
-    def ask(self, text: str, **fields: object) -> Ask:
-        """The next question, after all that was said; `fields` are those of the Ask."""
-        self.history.append(Message("user", text))
-        identity = Identity(self.name, self.tenant, self.exclusive and self.name is not None)
-        head = [Message("system", self.system)] if self.system else []
-        return Ask(identity, Conversation((*head, *self.history)), **fields)  # type: ignore[arg-type]
-
-    def hear(self, answer: str) -> None:
-        self.history.append(Message("assistant", answer))
-
-    def take_back(self) -> None:
-        """The last question was not answered."""
-        self.history.pop()
-
-
-@define(eq=False)
-class Said:
-    """One turn, and all that was told of it."""
-
-    request: TurnRequest
-    number: int = 0
-    events: list[Event | AgentCacheError] = field(factory=list)
-
-    @property
-    def admitted(self) -> Admitted:
-        (found,) = (one for one in self.events if isinstance(one, Admitted))
-        return found
-
-    @property
-    def text(self) -> str:
-        return "".join(one.text for one in self.events if isinstance(one, Delta))
-
-    @property
-    def over(self) -> bool:
-        return bool(self.events) and isinstance(self.events[-1], Ended | AgentCacheError)
-
-    @property
-    def ended(self) -> Ended:
-        assert isinstance(self.events[-1], Ended), self.events
-        return self.events[-1]
-
-    @property
-    def error(self) -> AgentCacheError:
-        assert isinstance(self.events[-1], AgentCacheError), self.events
-        return self.events[-1]
-
-
-@define(eq=False)
 class World:
     """A conductor that is run by hand. What is set here counts when it is opened the next time.
 
@@ -297,6 +78,7 @@ class World:
     context: int = 8192
     durable: bool = True
     digest: bytes = b"memory"
+    least_shared: int = 1  # its conversations are short
     steady: bool = False
     disk: Disk = field(factory=Disk)
     clock: ManualClock = field(factory=ManualClock)
@@ -331,7 +113,7 @@ class World:
             budgets=Budgets(2 * self.blocks * BLOCK_TOKENS * row_bytes, self.disk_cap),
             limits=self.limits,
             durable=self.durable,
-            least_shared=1,  # its conversations are short
+            least_shared=self.least_shared,
         )
 
     def open(self) -> None:
@@ -456,6 +238,24 @@ class World:
                 end, stop = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
                 return text[: end - len(stop)], Finish.STOP, count
         return text + speaks.finish(), Finish.LENGTH, limit
+
+    # -- its tiers ---------------------------------------------------------------------------
+
+    def rest_hot(self) -> None:
+        """Let every resting sequence go, so that the next turns start from warm or cold."""
+        self.conductor.planner.hot.drop_resting()
+
+    def leave_warm(self) -> None:
+        """Let every segment leave RAM that is in the home."""
+        keeper = self.conductor.keeper
+        cap, keeper.warm_cap = keeper.warm_cap, 0
+        keeper.trim()
+        keeper.warm_cap = cap
+
+    def go_cold(self) -> None:
+        """Let everything leave RAM."""
+        self.rest_hot()
+        self.leave_warm()
 
     # -- looking -----------------------------------------------------------------------------
 

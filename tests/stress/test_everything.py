@@ -1,9 +1,8 @@
 """Anything that may happen, in any order: every answer is right, and nothing is left behind."""
 
 from collections.abc import Callable
-from itertools import count
 
-from attrs import define, field
+from attrs import define
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,18 +18,35 @@ from agentcache.domain.events import Ended
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Sampling, Tier
 from agentcache.keeper import FILE_OVERHEAD
-from tests.world import Disk, Said, Talk, World
+from tests.frail import Disk
+from tests.talks import Said, Talk
+from tests.world import World
 
 SYSTEM = "You are one of several agents, all of which are told the same at first."
 ROOM = 1 << 30
+ROOMY = 10_000_000
 LONG = "tell " * 60
 WORDS = ("yes", "no", "and then?", LONG, "\N{EURO SIGN}uro", "<|im_end|> is not said")
 PROBLEMS = (lambda: StoreFull(100), lambda: OSError("the disk is gone"))
 
 words = st.sampled_from(WORDS)
 talks = st.integers(0, 5)
+caps = st.sampled_from([3, 12, 10_000]).map(lambda segments: segments * (FILE_OVERHEAD + 2_000))
 specs = st.sampled_from(
     [hash_spec(), hash_spec(), hash_spec(window=16), hash_spec(state=True), hash_spec(1, 40, True)]
+)
+worlds = st.builds(
+    World,
+    limits=st.integers(1, 3).map(lambda batch: Limits(batch, chunk=24, busy_chunk=9, reserve=16)),
+    spec=specs,
+    blocks=st.sampled_from([2, 3, 64]),
+    disk_cap=caps,
+    in_flight=st.integers(1, 2),
+    end_rate=st.sampled_from([0.1, 0.01]),
+    durable=st.booleans(),
+    least_shared=st.sampled_from([1, 8, 64]),
+    steady=st.just(True),
+    disk=st.sampled_from([40_000, None, None]).map(lambda room: Disk(MemorySegmentStore(room))),
 )
 
 
@@ -41,7 +57,6 @@ class Client:
     talk: Talk
     said: Said | None = None
     kept: int = 0  # tokens that it was promised to find again
-    asked: count = field(factory=count)  # type: ignore[type-arg]
 
 
 def clients() -> list[Client]:
@@ -65,44 +80,12 @@ class Everything(RuleBasedStateMachine):
         self.harmed = False
         self.broken: set[int] = set()  # turns that may end otherwise than by their answers
 
-    @initialize(
-        spec=specs,
-        in_flight=st.integers(1, 2),
-        batch=st.integers(1, 3),
-        blocks=st.sampled_from([2, 3, 64]),
-        segments=st.sampled_from([3, 12, 10_000]),
-        capacity=st.sampled_from([40_000, None, None]),
-        warm=st.sampled_from([0, 8_000, ROOM]),
-        durable=st.booleans(),
-        end_rate=st.sampled_from([0.1, 0.01]),
-    )
-    def open(
-        self,
-        spec: object,
-        in_flight: int,
-        batch: int,
-        blocks: int,
-        segments: int,
-        capacity: int | None,
-        warm: int,
-        durable: bool,
-        end_rate: float,
-    ) -> None:
-        self.warm = warm
-        self.roomy = segments == 10_000 and capacity is None
-        self.world = World(
-            limits=Limits(batch=batch, chunk=24, busy_chunk=9, reserve=16),
-            spec=spec,  # type: ignore[arg-type]
-            blocks=blocks,
-            disk_cap=segments * (FILE_OVERHEAD + 2_000),
-            in_flight=in_flight,
-            end_rate=end_rate,
-            durable=durable,
-            steady=True,
-            disk=Disk(MemorySegmentStore(capacity)),
-        )
-        self.world.open()
-        self.world.conductor.keeper.warm_cap = warm
+    @initialize(world=worlds, warm=st.sampled_from([0, 8_000, ROOM]))
+    def open(self, world: World, warm: int) -> None:
+        self.world, self.warm = world, warm
+        self.roomy = world.disk_cap > ROOMY and world.disk.segments.capacity is None
+        world.open()
+        world.conductor.keeper.warm_cap = warm
 
     # -- what clients do ---------------------------------------------------------------------
 
@@ -201,11 +184,11 @@ class Everything(RuleBasedStateMachine):
         self.warm = self.world.conductor.keeper.warm_cap = warm
         self.world.conductor.keeper.trim()
 
-    @rule(segments=st.sampled_from([3, 12, 10_000]))
-    def restart(self, segments: int) -> None:
+    @rule(cap=caps)
+    def restart(self, cap: int) -> None:
         self.settle()
-        self.world.disk_cap = segments * (FILE_OVERHEAD + 2_000)
-        self.roomy = self.roomy and segments == 10_000
+        self.world.disk_cap = cap
+        self.roomy = self.roomy and cap > ROOMY
         self.reopen(self.world.restart)
 
     @rule()
@@ -216,7 +199,7 @@ class Everything(RuleBasedStateMachine):
                 client.talk.take_back()
         self.reopen(self.world.kill)
 
-    def reopen(self, how) -> None:  # type: ignore[no-untyped-def]
+    def reopen(self, how: Callable[[], None]) -> None:
         self.broken.clear()
         how()
         self.world.conductor.keeper.warm_cap = self.warm

@@ -22,7 +22,8 @@ from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Identity, Miss
 from agentcache.loop import EngineLoop
 from agentcache.service import STALLED_SECONDS, Ask, RunningTurn, Service
-from tests.world import PATIENCE, Looped, Talk, World, looped
+from tests.talks import Talk
+from tests.world import PATIENCE, Looped, World, looped
 
 
 async def told(turn: RunningTurn) -> tuple[str, Ended]:

@@ -17,7 +17,8 @@ from agentcache.domain.tokens import tokens
 from agentcache.fetcher import DECODE_ROWS, Fetched, Fetcher
 from agentcache.ports.payload import Payload
 from agentcache.ports.rows import Rows, empty_rows
-from tests.world import PATIENCE, Disk
+from tests.frail import Disk
+from tests.world import PATIENCE
 
 ROOT = bytes(range(32))
 CODEC = NativeCodec()

@@ -27,7 +27,8 @@ from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.keeper import Post
 from agentcache.loop import EngineLoop
 from agentcache.service import Ask
-from tests.world import PATIENCE, Looped, Talk, World, looped
+from tests.talks import Talk
+from tests.world import PATIENCE, Looped, World, looped
 
 
 @define(eq=False)

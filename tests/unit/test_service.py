@@ -23,7 +23,8 @@ from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Identity, Tier
 from agentcache.loop import EngineLoop
 from agentcache.service import STALLED_SECONDS, Ask, RunningTurn, Service
-from tests.world import PATIENCE, Looped, Talk, World, looped
+from tests.talks import Talk
+from tests.world import PATIENCE, Looped, World, looped
 
 
 @pytest.fixture

@@ -8,7 +8,22 @@ from agentcache.domain.errors import AgentCacheError, InvalidRequest
 from agentcache.domain.events import Admitted, Delta, Event
 from agentcache.domain.request import Identity, Miss, Prompt, Tier, TurnRequest
 from agentcache.domain.tokens import tokens
+from agentcache.ports.tokenizer import Detokenizer
 from agentcache.speech import Speech
+
+
+@define(eq=False)
+class Late:
+    """A detokenizer that is never certain of its last character."""
+
+    _held: str = field(default="", init=False)
+
+    def add(self, token: int) -> str:
+        certain, self._held = self._held, chr(token)
+        return certain
+
+    def finish(self) -> str:
+        return self._held
 
 
 @define(eq=False)
@@ -16,13 +31,14 @@ class Turn:
     """A speech, and what was told of it."""
 
     stop: tuple[str, ...] = ()
+    detokenizer: Detokenizer = field(factory=lambda: MemoryTokenizer().detokenizer())
     events: list[Event | AgentCacheError] = field(factory=list, init=False)
     speech: Speech = field(init=False)
 
     @speech.default
     def _new_speech(self) -> Speech:
         request = TurnRequest("id", Identity(), b"root", Prompt((), tokens()), stop=self.stop)
-        return Speech(request, self.events.append, 1.0, MemoryTokenizer().detokenizer())
+        return Speech(request, self.events.append, 1.0, self.detokenizer)
 
     def say(self, data: bytes) -> list[bool]:
         """Say `data`, a byte a token; whether each of them ends the turn."""
@@ -60,9 +76,32 @@ def test_tokens_whose_text_never_came_are_told_at_the_end() -> None:
 def test_an_end_token_counts_but_has_no_text() -> None:
     turn = Turn()
     turn.say(b"a")
-    assert not turn.speech.say(END, 9.0, is_text=False)
+    for end in (END, ord("b")):
+        assert not turn.speech.say(end, 9.0, is_text=False)
     turn.speech.close()
-    assert turn.events == [Delta("a", 1), Delta("", 1)]
+    assert turn.events == [Delta("a", 1), Delta("", 2)]
+
+
+def test_what_is_certain_only_at_the_end_is_said_then() -> None:
+    turn = Turn(detokenizer=Late())
+    turn.say(b"ab")
+    turn.speech.close()
+    assert turn.events == [Delta("a", 2), Delta("b", 0)]
+
+
+def test_it_may_complete_a_stop_sequence() -> None:
+    turn = Turn(("end",), Late())
+    assert turn.say(b"the end") == [False] * 7
+    turn.speech.close()
+    assert (turn.speech.text, turn.speech.stop) == ("the ", "end")
+
+
+def test_it_ends_once() -> None:
+    turn = Turn()
+    turn.say("\N{EURO SIGN}".encode()[:-1])
+    turn.speech.close()
+    turn.speech.close()
+    assert turn.events == [Delta("", 2)]
 
 
 def test_nothing_of_a_stop_sequence_is_said() -> None:

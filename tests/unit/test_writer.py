@@ -12,7 +12,8 @@ from agentcache.domain.tokens import tokens
 from agentcache.ports.payload import Payload, Tensor
 from agentcache.ports.session_store import Commit
 from agentcache.writer import Job, Writer
-from tests.world import PATIENCE, Disk
+from tests.frail import Disk
+from tests.world import PATIENCE
 
 ROOT = bytes(range(32))
 
