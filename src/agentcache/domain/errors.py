@@ -3,6 +3,8 @@
 AgentCacheError
 ├── InvalidRequest          the caller's input is wrong; the same request never works
 │   └── PromptTooLong       more tokens than the model or the memory can ever hold
+├── Unauthenticated         no key, or one that is not in force
+├── Forbidden               the key does not allow this
 ├── UnknownAgent            no agent of this name
 ├── Overloaded              refused now, worth a retry after `retry_after` seconds
 ├── Unavailable             starting, swapping or draining; retry after `retry_after` seconds
@@ -51,6 +53,26 @@ class PromptTooLong(InvalidRequest):
             f"prompt is too long: {self.tokens} tokens > {self.limit} maximum"
             f"{': ' + self.problem if self.problem else ''}"
         )
+
+
+@frozen(str=False)
+class Unauthenticated(AgentCacheError):
+    """The request has no key, or one that is not in force (`problem`)."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@frozen(str=False)
+class Forbidden(AgentCacheError):
+    """What was asked for takes other rights, or another way in (`problem`)."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 @frozen(str=False)

@@ -40,6 +40,17 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock file `path`, hold it for the block. It stays, so that all lock the same."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def leftovers(path: Path) -> Iterator[Path]:
     """What is left of writes to `path` that were neither finished nor undone."""
     return path.parent.glob(f".{path.name}.*{TEMPORARY}")
