@@ -3,19 +3,23 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from attrs import frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import TABLE, answer_error, answer_http_error
+from agentcache.adapters.http.gate import Gate
 from agentcache.adapters.http.health import HealthChecks
 from agentcache.adapters.http.models import Models
 from agentcache.adapters.http.openai_chat import OpenAIChat
 from agentcache.adapters.http.request_scope import RequestScope
+from agentcache.ports.keyring import Keyring
 
 
 class Exposition(Protocol):
@@ -26,7 +30,30 @@ class Exposition(Protocol):
         ...
 
 
-def create_app(edge: Edge, metrics: Exposition | None = None) -> Starlette:
+@frozen
+class Door:
+    """Who may come in: see `Gate`; and which `origins` browsers may come from (exact ones)."""
+
+    keyring: Keyring | None = None
+    hosts: frozenset[str] = frozenset()
+    origins: tuple[str, ...] = ()
+
+    def middleware(self, edge: Edge) -> list[Middleware]:
+        """From the outside in. What a browser asks before a request carries no key."""
+        across = Middleware(
+            CORSMiddleware,
+            allow_origins=self.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+        gate = Middleware(Gate, self.keyring, self.hosts)
+        return [Middleware(RequestScope, edge), *([across] if self.origins else []), gate]
+
+
+def create_app(
+    edge: Edge, metrics: Exposition | None = None, door: Door | None = None
+) -> Starlette:
     """The application, ready to be served or mounted; it starts and stops nothing itself."""
     chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
     routes = [
@@ -41,9 +68,8 @@ def create_app(edge: Edge, metrics: Exposition | None = None) -> Starlette:
     if metrics is not None:
         routes.append(Route("/metrics", _metrics(metrics)))
     handlers = {HTTPException: answer_http_error} | dict.fromkeys(TABLE, answer_error)
-    return Starlette(
-        routes=routes, middleware=[Middleware(RequestScope, edge)], exception_handlers=handlers
-    )
+    middleware = (door or Door()).middleware(edge)
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
 def _metrics(metrics: Exposition) -> Callable[[Request], Awaitable[Response]]:

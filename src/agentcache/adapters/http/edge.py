@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from attrs import define, field
-from starlette.types import Receive
+from attrs import define, evolve, field
+from starlette.requests import Request
 
 from agentcache.adapters.http.connection import while_connected
+from agentcache.adapters.http.gate import access_of
+from agentcache.adapters.http.rates import RateLimiter
+from agentcache.adapters.http.request_scope import add_headers
 from agentcache.domain.errors import Unavailable
 from agentcache.service import Ask, RunningTurn, Service
 
@@ -19,18 +22,25 @@ class Edge:
     service: Service
     max_body: int
     keep_alive: float = 15.0
+    rates: RateLimiter = field(factory=RateLimiter)
     draining: bool = field(default=False, init=False)
     _turns: dict[str, RunningTurn] = field(factory=dict, init=False)
     _requests: int = field(default=0, init=False)
     _idle: asyncio.Event = field(factory=asyncio.Event, init=False)
 
-    async def admit(self, ask: Ask, receive: Receive) -> RunningTurn:
-        """Begin a turn, which its taker must `end`. Raises ClientDisconnect, or what begin does."""
+    async def admit(self, ask: Ask, request: Request) -> RunningTurn:
+        """Begin a turn of the request's tenant, which its taker must `end`.
+
+        Raises ClientDisconnect, Overloaded for a turn over the limits, or what begin does.
+        """
         if self.draining:
             raise Unavailable("draining")
+        identity = evolve(ask.identity, tenant=access_of(request.scope).tenant)
+        add_headers(request.scope, await self.rates.take(identity))
+        ask = evolve(ask, identity=identity)
         turn: RunningTurn | None = None
         try:
-            async with while_connected(receive):
+            async with while_connected(request.receive):
                 turn = await self.service.begin(ask)
                 self._turns[turn.id] = turn
         except BaseException:

@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentcache.domain.errors import (
+    Forbidden,
     InvalidRequest,
     ModelError,
     Overloaded,
     PromptTooLong,
     TurnCancelled,
     TurnFailed,
+    Unauthenticated,
     Unavailable,
     UnknownAgent,
 )
@@ -24,6 +26,8 @@ from agentcache.domain.errors import (
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
 ErrorType = Literal[
     "invalid_request_error",
+    "authentication_error",
+    "permission_error",
     "not_found_error",
     "rate_limit_error",
     "overloaded_error",
@@ -56,6 +60,8 @@ class _Row:
 TABLE: dict[type[Exception], _Row] = {
     InvalidRequest: _Row(400, "invalid_request_error"),
     PromptTooLong: _Row(400, "invalid_request_error", "context_length_exceeded"),
+    Unauthenticated: _Row(401, "authentication_error", "invalid_api_key"),
+    Forbidden: _Row(403, "permission_error"),
     ModelError: _Row(404, "not_found_error", "model_not_found"),
     UnknownAgent: _Row(404, "not_found_error", "agent_not_found"),
     Overloaded: _Row(429, "rate_limit_error", "overloaded"),
@@ -111,6 +117,8 @@ def _retry_headers(error: Exception) -> dict[str, str]:
         seconds = max(error.retry_after, 0.001)
     elif isinstance(error, TurnCancelled):
         seconds = 1.0
+    elif isinstance(error, Unauthenticated):
+        return {"www-authenticate": "Bearer"}
     else:
         return {}
     return {

@@ -48,7 +48,7 @@ class OpenAIChat:
         require_model(self.edge.service, body.model)
         ask = asked(body, request.headers)
         fingerprint = self.edge.service.model.digest.hex()[:16]
-        turn = await self.edge.admit(ask, request.receive)
+        turn = await self.edge.admit(ask, request)
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         answer = _Answer(turn, body.model, fingerprint, usage)
         if body.stream:

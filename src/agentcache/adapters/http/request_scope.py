@@ -1,6 +1,9 @@
 """The outermost layer of every request: its id, its log line, and the answer when we are wrong."""
 
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
 from uuid import uuid4
 
 import structlog
@@ -9,11 +12,30 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
-from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import answer_error
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
 CLIENT_GONE = 499  # as nginx logs it; nobody is there to receive a status
+_HEADERS = "agentcache.headers"
+_ALWAYS = {  # nothing here is a page, and nothing may be taken for one, framed or kept by a proxy
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Attendance(Protocol):
+    """Knows how many requests are being answered."""
+
+    def attending(self) -> AbstractContextManager[None]:
+        """A request is being answered, for as long as the block runs."""
+        ...
+
+
+def add_headers(scope: Scope, headers: Mapping[str, str]) -> None:
+    """Send `headers` with the answer to this request, whoever makes it."""
+    scope.setdefault(_HEADERS, {}).update(headers)
 
 
 @define(eq=False)
@@ -21,13 +43,13 @@ class RequestScope:
     """ASGI middleware that no error leaves; of what clients wrote, only paths are logged."""
 
     app: ASGIApp
-    edge: Edge
+    edge: Attendance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(send, f"req_{uuid4().hex}")
+        answer = _Answer(send, f"req_{uuid4().hex}", scope.setdefault(_HEADERS, {}))
         with self.edge.attending(), bound_contextvars(request=answer.request):
             try:
                 await self.app(scope, receive, answer.send)
@@ -47,15 +69,22 @@ class _Answer:
 
     _send: Send
     request: str
+    _added: Mapping[str, str]
     status: int | None = None
     _started: float = field(factory=time.monotonic, init=False)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self.request.encode())]
-            message = {**message, "headers": headers}
+            message = {**message, "headers": self._headers(message.get("headers", ()))}
         await self._send(message)
+
+    def _headers(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """What the answer says of itself wins over what is always said."""
+        found = dict(given)
+        wanted = {**_ALWAYS, **self._added, "x-request-id": self.request}
+        more = ((name.encode(), value.encode("latin-1")) for name, value in wanted.items())
+        return [*given, *((name, value) for name, value in more if name not in found)]
 
     def log(self, scope: Scope) -> None:
         quiet = scope["path"].startswith(("/health", "/metrics"))
