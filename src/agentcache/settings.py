@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import typed_settings as ts
 from attrs import Attribute, field, frozen
+from limits import RateLimitItem, parse
 from typed_settings import constants
 from typed_settings.converters import Converter
 from typed_settings.exceptions import TsError
@@ -93,6 +94,39 @@ def _unset() -> int | None:
     return None
 
 
+def _no_path() -> Path | None:
+    return None
+
+
+def _maybe_expanded(path: str | Path | None) -> Path | None:
+    return _expanded(path) if path else None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas."""
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def _rate(_instance: object, attribute: "Attribute[str]", value: str) -> None:
+    try:
+        parse_rate(value)
+    except ValueError:
+        problem = f"{attribute.name} is {value!r}: write it like 60/minute or 5/second"
+        raise ValueError(problem) from None
+
+
+def parse_rate(rate: str) -> RateLimitItem | None:
+    """Read a rate like `60/minute`; None for none. Raises ValueError for anything else."""
+    return parse(rate) if rate else None
+
+
+def _origins(_instance: object, attribute: "Attribute[str]", value: str) -> None:
+    for origin in words(value):
+        if re.fullmatch(r"https?://[^/*\s]+", origin) is None:
+            problem = f"{attribute.name} has {origin!r}: write origins like https://example.com"
+            raise ValueError(problem)
+
+
 _COUNT = _between(1, 2**31)
 _SECONDS = _between(0.0, 86_400.0)
 _ROOM = _between(Bytes(1_000_000), Bytes(2**50))
@@ -105,12 +139,38 @@ class Settings:
     host: str = field(
         default="127.0.0.1",
         validator=_not_empty,
-        metadata=_help("Address to listen on. There are no keys."),
+        metadata=_help("Address to listen on; one that others can reach takes API keys."),
     )
     port: int = field(
         default=8080,
         validator=_between(0, 65_535),
         metadata=_help("Port to listen on; 0 picks a free one."),
+    )
+    api_keys: Path | None = field(
+        factory=_no_path,
+        converter=_maybe_expanded,
+        metadata=_help(
+            "File of API keys; default: keys.json in the home, if there is one.", show_default=False
+        ),
+    )
+    allowed_hosts: str = field(
+        default="",
+        metadata=_help("Host names that the server answers to beside localhost, with commas."),
+    )
+    cors_origins: str = field(
+        default="",
+        validator=_origins,
+        metadata=_help("Origins that browsers may send requests from, exact, with commas."),
+    )
+    rate_limit: str = field(
+        default="",
+        validator=_rate,
+        metadata=_help("Turns that a tenant may ask for, like 60/minute; default: any number."),
+    )
+    agent_rate_limit: str = field(
+        default="",
+        validator=_rate,
+        metadata=_help("Turns that each agent may ask for, like 10/minute; default: any number."),
     )
     home: Path = field(
         default=Path("~/.agentcache"),
@@ -192,6 +252,11 @@ class Settings:
         factory=_unset,
         validator=_COUNT,
         metadata=_help("Longest conversation in tokens; default: the model's.", show_default=False),
+    )
+    max_messages: int = field(
+        default=10_000,
+        validator=_COUNT,
+        metadata=_help("Messages that a request may have; more are refused (400)."),
     )
     log_format: Literal["human", "json"] = field(
         default="human",

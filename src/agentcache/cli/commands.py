@@ -4,6 +4,7 @@ import click
 from typed_settings.exceptions import TsError
 
 from agentcache.cli.chat import chat
+from agentcache.cli.keys import keys
 from agentcache.cli.models import models
 from agentcache.cli.serve import serve
 from agentcache.domain.errors import AgentCacheError
@@ -29,3 +30,4 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(chat)
 main.add_command(models)
+main.add_command(keys)

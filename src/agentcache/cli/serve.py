@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import click
 
+from agentcache.cli.keys import keyring
 from agentcache.cli.options import with_settings
-from agentcache.settings import Settings
+from agentcache.settings import Settings, parse_rate, words
 
 if TYPE_CHECKING:
+    from agentcache.adapters.http.app import Door
     from agentcache.adapters.http.server import HttpServer
     from agentcache.container import Container
 
@@ -26,6 +29,7 @@ def serve(settings: Settings) -> None:
     from agentcache.cli.running import running
 
     logs.configure(settings.log_format, settings.log_level)
+    _require_keys_for_others(settings)
     with listen(settings.host, settings.port) as listener, running(settings) as container:
         asyncio.run(_serve(_server(settings, container, listener), container))
 
@@ -51,8 +55,38 @@ async def _serve(server: "HttpServer", container: "Container") -> None:
 def _server(settings: Settings, container: "Container", listener: socket.socket) -> "HttpServer":
     from agentcache.adapters.http.app import create_app
     from agentcache.adapters.http.edge import Edge
+    from agentcache.adapters.http.rates import RateLimiter
     from agentcache.adapters.http.server import HttpServer
 
-    edge = Edge(container.service(), settings.max_body)
-    app = create_app(edge, container.telemetry())
+    rates = RateLimiter(parse_rate(settings.rate_limit), parse_rate(settings.agent_rate_limit))
+    edge = Edge(container.service(), settings.max_body, rates=rates)
+    app = create_app(edge, container.telemetry(), _door(settings))
     return HttpServer(app, edge, listener, settings.shutdown_timeout)
+
+
+def _door(settings: Settings) -> "Door":
+    """Who may come in. Where only this machine can connect, only its own names are answered to."""
+    from agentcache.adapters.http.app import Door
+    from agentcache.adapters.http.gate import LOOPBACK
+
+    hosts = frozenset(word.lower() for word in words(settings.allowed_hosts))
+    if _is_loopback(settings.host):
+        hosts |= LOOPBACK
+    return Door(keyring(settings), hosts, words(settings.cors_origins))
+
+
+def _require_keys_for_others(settings: Settings) -> None:
+    if not _is_loopback(settings.host) and keyring(settings) is None:
+        raise click.UsageError(
+            f"{settings.host} can be reached by others, and there are no API keys: add one with "
+            "`agentcache keys add TENANT`, or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

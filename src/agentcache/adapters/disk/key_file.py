@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from attrs import define, field, frozen
 
-from agentcache.adapters.disk.files import locked, write_durably
+from agentcache.adapters.disk.files import FOLDER_MODE, locked, write_durably
 from agentcache.domain.access import Access
 from agentcache.domain.errors import HomeError, InvalidRequest
 from agentcache.ports.clock import Clock
@@ -118,6 +118,8 @@ class KeyFile:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Key]]:
         """The keys, to be changed and written; one process at a time."""
+        with self._telling():
+            self.path.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         with self._telling(), locked(self.path.with_name(f"{self.path.name}.lock")):
             keys = dict(self._load().keys)
             yield keys
