@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from agentcache.domain.tokens import Tokens, to_bytes
 
@@ -15,7 +15,8 @@ class Segment:
     """The rows of tokens [start, stop) that follow `parent` at its row `start`.
 
     `parent` is None for a segment that follows the root directly (then `start` is 0). `nbytes` is
-    what its encoded rows take.
+    what its encoded rows take. `follows` is the key of the segment that it was made to follow, if
+    that has been merged into its parent since: the key of a segment never changes.
     """
 
     key: bytes
@@ -24,6 +25,17 @@ class Segment:
     start: int
     ids: "Tokens[int]" = field(eq=False, repr=False)
     nbytes: int = 0
+    follows: bytes | None = None
+
+    @property
+    def origin(self) -> bytes | None:
+        """The parent that its key was made of."""
+        return self.follows or self.parent
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its key is that of what it says."""
+        return self.key == segment_key(self.root, self.origin, self.start, self.ids)
 
     @property
     def stop(self) -> int:
@@ -43,6 +55,10 @@ class Segment:
         if (parent is None) != (start == 0):
             raise ValueError(f"a segment at row {start} cannot follow {parent!r}")
         return cls(segment_key(root, parent, start, ids), root, parent, start, ids, nbytes)
+
+    def adopted_by(self, parent: bytes) -> "Segment":
+        """The same segment, after its parent was merged into `parent`."""
+        return evolve(self, parent=parent, follows=self.origin)
 
 
 def segment_key(root: bytes, parent: bytes | None, start: int, ids: "Tokens[int]") -> bytes:

@@ -15,7 +15,7 @@ from xxhash import xxh3_128_digest
 from agentcache.adapters.disk.files import write_durably
 from agentcache.adapters.disk.segment_header import MAX_HEADER, Header, build, parse
 from agentcache.domain.errors import SegmentCorrupt, SegmentMissing, SegmentUnusable
-from agentcache.domain.segment import Segment, segment_key
+from agentcache.domain.segment import Segment
 from agentcache.ports.payload import Payload, Tensor
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -63,7 +63,7 @@ def read_segment(path: Path, segment: Segment, helpers: Helpers | None = None) -
 
 def _read_header(fd: int, segment: Segment) -> Header:
     """The header, after which nothing is left to doubt but the bytes themselves."""
-    if segment.key != segment_key(segment.root, segment.parent, segment.start, segment.ids):
+    if not segment.is_sound:
         raise SegmentCorrupt(segment.key, "its key is not that of its tokens")
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):

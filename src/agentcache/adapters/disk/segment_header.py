@@ -138,7 +138,7 @@ def _metadata(segment: Segment, codec: str) -> dict[str, str]:
         "format": f"agentcache-{FORMAT_VERSION}",
         "root": segment.root.hex(),
         "key": segment.key.hex(),
-        "parent": segment.parent.hex() if segment.parent else "",
+        "parent": segment.origin.hex() if segment.origin else "",
         "start": str(segment.start),
         "stop": str(segment.stop),
         "codec": codec,

@@ -6,7 +6,7 @@ from threading import Lock
 from attrs import define, field
 
 from agentcache.domain.errors import IntegrityError, SegmentCorrupt, SegmentMissing, StoreFull
-from agentcache.domain.segment import Segment, segment_key
+from agentcache.domain.segment import Segment
 from agentcache.ports.payload import Payload
 from agentcache.ports.segment_store import require_match
 
@@ -41,11 +41,11 @@ class MemorySegmentStore:
         with self._lock:
             kept = self._kept.get(segment.key)
             damaged = segment.key in self._damaged
-        if segment.key != segment_key(segment.root, segment.parent, segment.start, segment.ids):
+        if not segment.is_sound:
             raise SegmentCorrupt(segment.key, "its key is not that of its tokens")
         if kept is None:
             raise SegmentMissing(segment.key)
-        if damaged or kept[0] != segment:
+        if damaged or _place(kept[0]) != _place(segment):
             raise SegmentCorrupt(segment.key, "what is kept is not what was put")
         return kept[1]
 
@@ -100,3 +100,8 @@ class MemorySegmentStore:
 
     def _taken(self) -> int:
         return sum(payload.nbytes for _, payload in self._kept.values()) + sum(self._aside)
+
+
+def _place(segment: Segment) -> tuple[bytes, bytes | None, int, int, int]:
+    """What may not change of a segment; its parent may be merged into another one."""
+    return segment.root, segment.origin, segment.start, segment.stop, segment.nbytes
