@@ -22,10 +22,19 @@ from agentcache.domain.errors import (
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.registry import SessionRegistry
-from agentcache.domain.request import Finish, Identity, Miss, Prompt, Sampling, TurnRequest
+from agentcache.domain.request import (
+    Finish,
+    Identity,
+    Miss,
+    Prompt,
+    Sampling,
+    TurnRequest,
+    WhenBusy,
+)
 from agentcache.domain.segment import root_key
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan
+from agentcache.domain.tools import tools_json
 from agentcache.loop import EngineLoop
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
@@ -38,7 +47,8 @@ STALLED_SECONDS = 120.0
 class Ask:
     """One request: who asks, the conversation so far, and how to answer.
 
-    `timeout` is how many seconds it may wait for a place; None: as long as the service allows.
+    `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
+    `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`.
     """
 
     identity: Identity
@@ -48,6 +58,8 @@ class Ask:
     stop: tuple[str, ...] = ()
     store: bool = True
     timeout: float | None = None
+    priority: int = 0
+    when_busy: WhenBusy = "wait"
 
 
 @frozen
@@ -180,6 +192,8 @@ class Service:
         if known is None and _speaks_of_before(ask.conversation):
             elsewhere = _is_elsewhere(registry, identity, root)
             prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
+        if ask.max_tokens == 0:
+            prompt = prompt.before_answer()
         patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
         return TurnRequest(
             id=uuid4().hex,
@@ -193,6 +207,10 @@ class Service:
             expected=_expected(prompt, known),
             deadline=self._clock.monotonic() + patience,
             store=ask.store,
+            priority=ask.priority,
+            when_busy=ask.when_busy,
+            messages=ask.conversation.messages,
+            tools=tools_json(ask.conversation.tools),
         )
 
     def _root(self, conductor: Conductor, tenant: str) -> bytes:

@@ -6,6 +6,7 @@ import pytest
 
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import MAX_AGENT_NAME, Identity, Prompt, Sampling, TurnRequest
+from agentcache.domain.spans import Span, SpanKind, concatenated
 from agentcache.domain.tokens import tokens
 
 
@@ -61,11 +62,33 @@ def test_a_prompt_is_as_long_as_its_tokens() -> None:
     assert len(Prompt((), tokens([1, 2, 3]))) == 3
 
 
-@pytest.mark.parametrize("wrong", [0, -1])
-def test_a_turn_may_say_at_least_one_token(wrong: int) -> None:
-    with pytest.raises(InvalidRequest, match="at least 1") as refusal:
-        _turn(wrong)
+def test_a_turn_cannot_say_less_than_nothing() -> None:
+    with pytest.raises(InvalidRequest, match="at least 0") as refusal:
+        _turn(-1)
     assert refusal.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize(("field", "wrong"), [("priority", 11), ("when_busy", "fight")])
+def test_how_a_turn_waits_has_its_limits(field: str, wrong: object) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        TurnRequest("1", Identity(), b"root", Prompt((), tokens([1])), **{field: wrong})  # type: ignore[arg-type]
+    assert refusal.value.param == field
+
+
+def _spans(*lengths: int) -> tuple[Span, ...]:
+    return tuple(Span(SpanKind.CONTENT, "user", "x", tokens([7] * one)) for one in lengths)
+
+
+@pytest.mark.parametrize(
+    ("body", "left"), [(0, [3, 4, 2]), (3, [3]), (5, [3, 4, 2]), (7, [3, 4]), (9, [3, 4, 2])]
+)
+def test_a_prompt_loses_its_generation_prompt_only_where_that_has_its_own_spans(
+    body: int, left: list[int]
+) -> None:
+    spans = _spans(3, 4, 2)
+    prompt = Prompt(spans, concatenated(spans), body=body).before_answer()
+    assert [len(span.ids) for span in prompt.spans] == left
+    assert len(prompt) == sum(left)
 
 
 def test_a_turn_without_a_bound_says_as_much_as_fits() -> None:

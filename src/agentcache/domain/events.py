@@ -9,13 +9,15 @@ from agentcache.domain.request import Finish, Miss, Tier
 class Admitted:
     """The turn has its place, and what could be restored is restored: the first byte may be sent.
 
-    `cached` of the `prompt` tokens are served from `tier`; `miss` says why not more.
+    `cached` of the `prompt` tokens are served from `tier`; `miss` says why not more. `agent` is the
+    exclusive agent that the turn is of: a fork's own name where it was busy.
     """
 
     prompt: int
     cached: int
     tier: Tier
     miss: Miss
+    agent: str | None = None
 
 
 @frozen

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
+from agentcache.domain.conversation import Message
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.session import DEFAULT_TENANT, SessionKey
 from agentcache.domain.spans import Span
 from agentcache.domain.tokens import Tokens
 
 MAX_AGENT_NAME = 256
+MAX_PRIORITY = 10
+WhenBusy = Literal["wait", "fork"]
 _Number = TypeVar("_Number", int, float)
 
 
@@ -112,6 +115,16 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def before_answer(self) -> "Prompt":
+        """Without the generation prompt; as it is where that has no spans of its own."""
+        length = count = 0
+        while count < len(self.spans) and length < self.body:
+            length += len(self.spans[count].ids)
+            count += 1
+        if not count or length != self.body:
+            return self
+        return evolve(self, spans=self.spans[:count], tokens=self.tokens[:length])
+
 
 @frozen
 class TurnRequest:
@@ -120,7 +133,11 @@ class TurnRequest:
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
     on from, if one is known. `deadline` is when it is refused if it still waits, in seconds of the
     monotonic clock. `expected` is how many of its tokens the session's rows should cover. With
-    `store` false it uses what is there and leaves nothing behind.
+    `store` false it uses what is there and leaves nothing behind. With `max_tokens` 0 its prompt is
+    computed and kept, and nothing is said. Of one tenant's turns those of higher `priority` go
+    first. While another turn of an exclusive agent is not over, the turn waits for it, or (`fork`)
+    goes on as an agent of its own. `parent` is whom its agent is forked from. `messages` are the
+    conversation as the client sent it, `tools` the canonical JSON text of its tools.
     """
 
     id: str
@@ -134,8 +151,18 @@ class TurnRequest:
     expected: int = 0
     deadline: float = math.inf
     store: bool = True
+    priority: int = field(default=0, validator=_within(-MAX_PRIORITY, MAX_PRIORITY))
+    when_busy: WhenBusy = field(default="wait")
+    parent: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: str = ""
 
     @max_tokens.validator
-    def _positive(self, _attribute: object, value: int | None) -> None:
-        if value is not None and value < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, not {value}", "max_tokens")
+    def _not_negative(self, _attribute: object, value: int | None) -> None:
+        if value is not None and value < 0:
+            raise InvalidRequest(f"max_tokens must be at least 0, not {value}", "max_tokens")
+
+    @when_busy.validator
+    def _known(self, _attribute: object, value: str) -> None:
+        if value not in ("wait", "fork"):
+            raise InvalidRequest(f"when_busy is wait or fork, not {value!r}", "when_busy")
