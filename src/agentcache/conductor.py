@@ -223,7 +223,8 @@ class Conductor:
             return
         key = session_key(request, self.keeper.registry)
         before = self.keeper.registry.get(key)
-        session = successor(key, before, request, spans, path.cursor, self.clock.wall())
+        now, answer = self.clock.wall(), speech.text if speech.sampled else None
+        session = successor(key, before, request, spans, path.cursor, now, answer)
         self.planner.parked(turn.number, key, self.clock.monotonic())
         if self.durable:
             self.keeper.write(path, session, lambda _durable: speech.emit(ended))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from agentcache.domain.conversation import Message
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey
@@ -35,10 +36,17 @@ def successor(
     spans: tuple[Span, ...],
     cursor: Cursor | None,
     now: float,
+    answer: str | None = None,
 ) -> Session:
-    """The session `key` after the turn; `now` is in wall-clock seconds."""
+    """The session `key` after the turn; `now` is in wall-clock seconds.
+
+    `answer` is the text as it was told; None for a turn that was asked for no answer.
+    """
     base = before or Session(key, created=now)
-    return base.succeeded(spans, cursor, request.prompt.tools_digest, now)
+    said = () if answer is None else (Message("assistant", answer),)
+    messages = (*request.messages, *said)
+    digest = request.prompt.tools_digest
+    return base.succeeded(spans, cursor, digest, now, messages, request.tools)
 
 
 def continues(known: Session, spans: Sequence[RenderedSpan | Span]) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
+from agentcache.domain.conversation import Message
 from agentcache.domain.errors import HomeError, StoreFull
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tokens import tokens
@@ -70,12 +71,44 @@ def test_a_turn_that_changes_nothing_but_the_cursor_writes_no_span(path):
         assert content(store.load())[1] == content(Catalogue((), (after,)))[1]
 
 
+def long_talk(turns: int) -> Session:
+    """A session of `turns` turns with tools, as clients told them."""
+    messages = tuple(Message("user", f"question {n} " * 30) for n in range(turns))
+    return Session(SessionKey("t", ROOT, "long"), messages=messages, tools="tools " * 5_000)
+
+
+def test_a_turn_of_a_long_conversation_writes_only_the_messages_that_are_new(path):
+    made(path, Commit(put=(long_talk(1000),)))
+    with closing(SqliteSessionStore.open(path)) as store:
+        store.commit(Commit(put=(long_talk(1001),)))
+        assert 0 < log_bytes(path) < 30_000  # less than the tools alone
+        assert store.load().sessions == (long_talk(1001),)
+
+
+def test_a_damaged_message_cuts_its_conversation_there(path):
+    made(path, Commit(put=(long_talk(10),)))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE message SET data = x'7b7d' WHERE position = 6")
+        db.commit()
+    with closing(SqliteSessionStore.open(path)) as store:
+        (session,) = store.load().sessions
+    assert session.messages == long_talk(10).messages[:6]
+
+
+def test_a_forgotten_session_leaves_no_message_behind(path):
+    made(path, Commit(put=(long_talk(10),)), Commit(forget=(long_talk(10).key,)))
+    with closing(sqlite3.connect(path)) as db:
+        (messages,) = db.execute("SELECT count(*) FROM message").fetchone()
+        (tools,) = db.execute("SELECT count(*) FROM tools").fetchone()
+    assert (messages, tools) == (0, 0)
+
+
 def test_a_file_of_a_newer_schema_is_refused_and_left_alone(path):
     made(path, a_few())
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(HomeError, match=r"schema 99, this agentcache knows 1\. Use the newer"):
+    with pytest.raises(HomeError, match=r"schema 99, this agentcache knows 2\. Use the newer"):
         SqliteSessionStore.open(path)
     assert path.read_bytes() == before
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
 from agentcache.adapters.memory.session_store import MemorySessionStore
+from agentcache.domain.conversation import Message, ToolCall
 from agentcache.domain.errors import CatalogueConflict
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
@@ -226,12 +227,42 @@ def test_a_session_is_replaced_by_its_successor_whatever_of_it_changed(store, sp
     assert content(store.load()) == content(Catalogue((), (after,)))
 
 
+HELLO = Message("user", "hello")
+CALL = Message("assistant", "", tool_calls=(ToolCall("1", "search", '{"for": "x"}'),))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (HELLO, CALL, Message("tool", "found", tool_call_id="1")),
+        (HELLO,),
+        (HELLO, evolve(CALL, tool_calls=())),
+        (evolve(HELLO, name="ada"), CALL),
+        (),
+    ],
+    ids=["longer", "shorter", "other calls", "other name", "none"],
+)
+def test_messages_and_tools_are_those_of_the_successor_whatever_of_them_changed(store, messages):
+    before = a_session().succeeded((), None, b"", 1.0, (HELLO, CALL), '["tool"]')
+    store.commit(Commit(put=(before,)))
+    after = before.succeeded((), None, b"", 2.0, messages, '["another"]')
+    store.commit(Commit(put=(after,)))
+    assert reopened(store).load().sessions == (after,)
+
+
+def test_when_a_session_expires_is_kept(store):
+    store.commit(Commit(put=(evolve(a_session(), expires=7.5),)))
+    assert reopened(store).load().sessions[0].expires == 7.5
+
+
 def test_any_text_survives(store):
     odd = "\x00 \ud800 \udfff \U0001f600 ' \" \n"
     session = Session(
         SessionKey(odd + "t", ROOT, odd + "n"),
         (a_span(odd, [0, 2**32 - 1], odd + "r"),),
         parent=odd,
+        messages=(Message(odd, odd, odd, (ToolCall(odd, odd, odd),), odd),),
+        tools=odd,
     )
     store.commit(Commit(put=(session,)))
     assert content(reopened(store).load()) == content(Catalogue((), (session,)))
@@ -291,7 +322,10 @@ class SessionStoreMachine(RuleBasedStateMachine):
         kept = before.spans[: data.draw(st.integers(0, len(before.spans)))]
         spans = kept + tuple(data.draw(st.lists(strategies.spans, max_size=4)))
         cursor = data.draw(strategies.cursors(list(self.segments.values())))
-        after = before.succeeded(spans, cursor, b"", data.draw(strategies.times))
+        messages = tuple(data.draw(st.lists(strategies.messages, max_size=3)))
+        messages = before.messages[: data.draw(st.integers(0, 4))] + messages
+        now, tools = data.draw(strategies.times), data.draw(strategies.texts)
+        after = before.succeeded(spans, cursor, b"", now, messages, tools)
         self.store.commit(Commit(put=(after,)))
         self.sessions[after.key] = after
 

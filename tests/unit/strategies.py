@@ -4,6 +4,7 @@ import numpy as np
 from attrs import evolve
 from hypothesis import strategies as st
 
+from agentcache.domain.conversation import Message, ToolCall
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spans import Span, SpanKind
@@ -113,6 +114,15 @@ def children(draw: st.DrawFn, known: list[Segment], root: bytes = ROOT) -> Segme
 
 
 spans = st.builds(Span, st.sampled_from(SpanKind), names, texts, ids)
+tool_calls = st.builds(ToolCall, names, names, texts)
+messages = st.builds(
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    texts,
+    st.none() | names,
+    st.lists(tool_calls, max_size=2).map(tuple),
+    st.none() | names,
+)
 session_keys = st.builds(SessionKey, names, st.just(ROOT), names)
 
 
@@ -138,4 +148,7 @@ def sessions(draw: st.DrawFn, known: list[Segment], key: SessionKey | None = Non
         draw(times),
         draw(times),
         draw(st.integers(0, 2**40)),
+        tuple(draw(st.lists(messages, max_size=4))),
+        draw(texts),
+        draw(st.none() | times),
     )

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import pytest
 from attrs import evolve
 
+from agentcache.domain.conversation import Message
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Miss
 from agentcache.domain.session import Session
+from agentcache.domain.tools import tools_json
 from tests.talks import Talk
 from tests.world import World
 
@@ -37,6 +39,35 @@ class TestSessions:
         world.say(Talk("ada"), "one")
         world.say(Talk("ada"), "something else")
         assert world.names() == ["ada"]
+
+    def test_an_agent_keeps_its_conversation_as_it_was_told(self, world: World) -> None:
+        talk = Talk("ada", system=SYSTEM)
+        for text in ("one", "two"):
+            world.say(talk, text)
+        told = (Message("system", SYSTEM), *talk.history)
+        assert session_of(world, "ada").messages == told
+        world.restart()
+        assert session_of(world, "ada").messages == told
+
+    def test_an_answer_is_kept_without_the_stop_sequence(self, world: World) -> None:
+        whole = world.say(Talk("eve"), "one", max_tokens=12).text
+        said = world.say(Talk("ada"), "one", max_tokens=12, stop=(whole[4:6],))
+        assert session_of(world, "ada").messages[-1] == Message("assistant", said.text)
+        assert whole[4:6] not in said.text
+
+    def test_tools_are_kept_with_the_conversation(self, world: World) -> None:
+        asked = Talk("ada").ask("one", max_tokens=2)
+        asked = evolve(asked, conversation=evolve(asked.conversation, tools=TOOLS))
+        world.begin(asked)
+        world.settle()
+        assert session_of(world, "ada").tools == tools_json(TOOLS)
+
+    def test_what_is_not_to_be_stored_leaves_no_conversation(self, world: World) -> None:
+        talk = Talk("ada")
+        world.say(talk, "one")
+        before = session_of(world, "ada").messages
+        world.say(talk, "two", store=False)
+        assert session_of(world, "ada").messages == before
 
     def test_an_agents_history_may_be_rewritten(self, world: World) -> None:
         talk = Talk("ada")

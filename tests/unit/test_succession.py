@@ -1,7 +1,9 @@
 """Which session a turn leaves behind, and what it becomes."""
 
 import pytest
+from attrs import evolve
 
+from agentcache.domain.conversation import Message
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Identity, Prompt, TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey
@@ -84,6 +86,16 @@ def test_a_successor_is_what_was_said_and_where_it_stands() -> None:
         b"tools",
     )
     assert (after.pinned, after.created, after.used, after.generation) == (True, 1.0, 9.0, 5)
+
+
+def test_a_successors_messages_are_those_of_the_client_and_the_answer() -> None:
+    asked = (Message("system", "be brief"), Message("user", "a"))
+    request = evolve(asking(Identity(), "a"), messages=asked, tools="[1]")
+    after = successor(key("ada"), None, request, spans("a", "b"), None, 9.0, "b ")
+    assert after.messages == (*asked, Message("assistant", "b "))
+    assert after.tools == "[1]"
+    unanswered = successor(key("ada"), after, request, spans("a"), None, 9.0, None)
+    assert unanswered.messages == asked
 
 
 def test_the_first_of_its_name_is_created_now() -> None:

@@ -2,6 +2,7 @@
 
 from attrs import evolve, field, frozen
 
+from agentcache.domain.conversation import Message
 from agentcache.domain.spans import Span
 
 DEFAULT_TENANT = "default"
@@ -29,7 +30,9 @@ class Session:
     """One agent's memory. Values never change; a turn replaces the session by its successor.
 
     `spans` is the whole conversation as the model saw it, `cursor` the last row that is kept.
-    Times are wall-clock seconds. `generation` grows with each successor.
+    `messages` is the same as clients told it and heard it, `tools` their canonical JSON text.
+    Times are wall-clock seconds; from `expires` on it is to be forgotten. `generation` grows with
+    each successor.
     """
 
     key: SessionKey
@@ -41,6 +44,9 @@ class Session:
     created: float = 0.0
     used: float = 0.0
     generation: int = 0
+    messages: tuple[Message, ...] = ()
+    tools: str = ""
+    expires: float | None = None
     name: str = field(init=False)
 
     @name.default
@@ -53,7 +59,13 @@ class Session:
         return sum(len(span.ids) for span in self.spans)
 
     def succeeded(
-        self, spans: tuple[Span, ...], cursor: Cursor | None, tools_digest: bytes, now: float
+        self,
+        spans: tuple[Span, ...],
+        cursor: Cursor | None,
+        tools_digest: bytes,
+        now: float,
+        messages: tuple[Message, ...] = (),
+        tools: str = "",
     ) -> "Session":
         """The session after a turn."""
         return evolve(
@@ -61,6 +73,8 @@ class Session:
             spans=spans,
             cursor=cursor,
             tools_digest=tools_digest,
+            messages=messages,
+            tools=tools,
             used=now,
             generation=self.generation + 1,
         )

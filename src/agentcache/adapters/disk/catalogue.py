@@ -6,28 +6,30 @@ from pathlib import Path
 
 from attrs import define, field
 
-from agentcache.adapters.disk import span_table
+from agentcache.adapters.disk import message_table, span_table
 from agentcache.adapters.disk.database import SALT_BYTES, connect, damaged, told, transaction
 from agentcache.adapters.disk.reserve import Reserve
-from agentcache.adapters.disk.span_table import from_blob, to_blob
+from agentcache.adapters.disk.texts import from_blob, to_blob
 from agentcache.domain.errors import CatalogueConflict, HomeError, StoreFull
-from agentcache.domain.segment import Segment, segment_key
+from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.tokens import from_bytes, to_bytes
 from agentcache.ports.session_store import Catalogue, Commit
 
 _SESSION = (
     "tenant", "root", "name", "segment", "row", "tools_digest", "parent", "pinned", "created",
-    "used", "generation",
+    "used", "generation", "expires",
 )  # fmt: skip
 _PUT = f"""
     INSERT INTO session ({", ".join(_SESSION)}) VALUES ({", ".join("?" * len(_SESSION))})
     ON CONFLICT DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _SESSION[3:])}
     RETURNING id"""
 _ADD = """
-    INSERT INTO segment (key, root, parent, start, nbytes, ids) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO segment (key, root, parent, start, nbytes, ids, follows)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET root = excluded.root, parent = excluded.parent,
-        start = excluded.start, nbytes = excluded.nbytes, ids = excluded.ids"""
+        start = excluded.start, nbytes = excluded.nbytes, ids = excluded.ids,
+        follows = excluded.follows"""
 # Row `row` of segment `key` under `root`: the last of its rows has the number of its stop.
 _HAS_ROW = """
     SELECT 1 FROM segment
@@ -127,6 +129,7 @@ def _add(db: sqlite3.Connection, segment: Segment) -> None:
             segment.start,
             segment.nbytes,
             to_bytes(segment.ids),
+            segment.follows,
         ),
     )
 
@@ -142,9 +145,11 @@ def _put(db: sqlite3.Connection, session: Session) -> None:
         session.created,
         session.used,
         session.generation,
+        session.expires,
     )
     (number,) = db.execute(_PUT, values).fetchone()
     span_table.write(db, number, session.spans)
+    message_table.write(db, number, session.messages, session.tools)
 
 
 def _check(db: sqlite3.Connection, change: Commit) -> None:
@@ -172,12 +177,12 @@ def _need_unused(db: sqlite3.Connection, key: bytes) -> None:
 def _segments(db: sqlite3.Connection) -> dict[bytes, Segment]:
     """The segments that are what their keys say, after parents that are; a parent starts first."""
     sound: dict[bytes, Segment] = {}
-    for key, root, parent, start, nbytes, ids in db.execute(
-        "SELECT key, root, parent, start, nbytes, ids FROM segment ORDER BY start, key"
+    for key, root, parent, start, nbytes, ids, follows in db.execute(
+        "SELECT key, root, parent, start, nbytes, ids, follows FROM segment ORDER BY start, key"
     ):
-        segment = Segment(key, root, parent, start, from_bytes(ids), nbytes)
-        follows = start == 0 if parent is None else _has_row(sound, root, Cursor(parent, start))
-        if follows and key == segment_key(root, parent, start, segment.ids):
+        segment = Segment(key, root, parent, start, from_bytes(ids), nbytes, follows)
+        has_place = start == 0 if parent is None else _has_row(sound, root, Cursor(parent, start))
+        if has_place and segment.is_sound:
             sound[key] = segment
     return sound
 
@@ -186,7 +191,7 @@ def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterabl
     """The sessions; one whose cursor stands at no sound segment has none."""
     rows = db.execute(f"SELECT id, {', '.join(_SESSION)} FROM session ORDER BY id")
     for number, tenant, root, name, segment, row, tools, parent, pinned, *rest in rows:
-        created, used, generation = rest
+        created, used, generation, expires = rest
         cursor = None if segment is None else Cursor(segment, row)
         yield Session(
             SessionKey(from_blob(tenant), root, from_blob(name)),
@@ -198,6 +203,8 @@ def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterabl
             created,
             used,
             generation,
+            *message_table.read(db, number),
+            expires,
         )
 
 
@@ -214,4 +221,5 @@ def _weight(change: Commit) -> int:
     """About how many bytes the change takes, for whoever has to make room."""
     spans = (span for session in change.put for span in session.spans)
     texts = sum(len(span.text) + 4 * len(span.ids) for span in spans)
+    texts += sum(len(message.content) for session in change.put for message in session.messages)
     return texts + sum(4 * len(segment) for segment in change.add)

@@ -9,7 +9,7 @@ from pathlib import Path
 from secrets import token_bytes
 
 from agentcache.adapters.disk.files import create, sync_folder
-from agentcache.adapters.disk.schema import APPLICATION, PRAGMAS, TABLES, VERSION
+from agentcache.adapters.disk.schema import APPLICATION, PRAGMAS, TABLES, UPGRADES, VERSION
 from agentcache.domain.errors import HomeError, StoreFull
 
 SALT_BYTES = 32
@@ -48,6 +48,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def transaction(db: sqlite3.Connection, path: Path, needed: int) -> Iterator[None]:
     """All that is done inside, durably, or nothing of it. Raises StoreFull, OSError, HomeError."""
     with told(path, needed):
+        version = _number(db, "user_version")
         db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -61,7 +62,7 @@ def transaction(db: sqlite3.Connection, path: Path, needed: int) -> Iterator[Non
             # It may stand in the log all the same, and be found there: one that says nothing new
             # takes its place.
             with suppress(sqlite3.Error):
-                db.execute(f"PRAGMA user_version = {VERSION}")
+                db.execute(f"PRAGMA user_version = {version}")
             raise
 
 
@@ -115,12 +116,14 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             "Use the newer agentcache that made it, or another home",
         )
     made = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if made and (_number(db, "application_id"), version) != (APPLICATION, VERSION):
+    if made and (_number(db, "application_id") != APPLICATION or version < 1):
         raise damaged(path, "it was not made by agentcache")
     for pragma in PRAGMAS[1:]:
         db.execute(pragma).fetchall()
     if not made:
         _make(db, path)
+    elif version < VERSION:
+        _upgrade(db, path, version)
 
 
 def _make(db: sqlite3.Connection, path: Path) -> None:
@@ -129,6 +132,15 @@ def _make(db: sqlite3.Connection, path: Path) -> None:
             db.execute(statement)
         db.execute("INSERT INTO home VALUES (?)", (token_bytes(SALT_BYTES),))
         db.execute(f"PRAGMA application_id = {APPLICATION}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _upgrade(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """All steps from `version` to ours, or none: a crash leaves the catalogue as it was."""
+    with transaction(db, path, 0):
+        for step in range(version + 1, VERSION + 1):
+            for statement in UPGRADES[step]:
+                db.execute(statement)
         db.execute(f"PRAGMA user_version = {VERSION}")
 
 

@@ -1,7 +1,7 @@
 """The catalogue's tables. Texts are BLOBs of UTF-8 that may hold NULs and lone surrogates."""
 
 APPLICATION = 0x41474343
-VERSION = 1
+VERSION = 2
 
 PRAGMAS = (
     # One process owns a home, so the index of the log needs no shared memory file.
@@ -14,6 +14,21 @@ PRAGMAS = (
     f"PRAGMA journal_size_limit = {16 << 20}",
 )
 
+# What the conversations were, as clients told them: new in version 2. `digest` is as in `span`.
+_CONVERSATIONS = (
+    """CREATE TABLE message (
+        session INTEGER NOT NULL REFERENCES session ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (session, position)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE tools (
+        session INTEGER PRIMARY KEY REFERENCES session ON DELETE CASCADE,
+        text BLOB NOT NULL
+    ) STRICT""",
+)
+
 # References are checked when a transaction ends, whatever the order within it.
 TABLES = (
     "CREATE TABLE home (salt BLOB NOT NULL) STRICT",
@@ -23,7 +38,8 @@ TABLES = (
         parent BLOB REFERENCES segment DEFERRABLE INITIALLY DEFERRED,
         start INTEGER NOT NULL,
         nbytes INTEGER NOT NULL,
-        ids BLOB NOT NULL
+        ids BLOB NOT NULL,
+        follows BLOB
     ) STRICT""",
     "CREATE INDEX segment_parent ON segment (parent)",
     """CREATE TABLE session (
@@ -39,6 +55,7 @@ TABLES = (
         created REAL NOT NULL,
         used REAL NOT NULL,
         generation INTEGER NOT NULL,
+        expires REAL,
         UNIQUE (tenant, root, name)
     ) STRICT""",
     "CREATE INDEX session_segment ON session (segment)",
@@ -53,4 +70,14 @@ TABLES = (
         ids BLOB NOT NULL,
         PRIMARY KEY (session, position)
     ) STRICT, WITHOUT ROWID""",
+    *_CONVERSATIONS,
 )
+
+# What makes a catalogue of the version before one of this version.
+UPGRADES = {
+    2: (
+        "ALTER TABLE session ADD COLUMN expires REAL",
+        "ALTER TABLE segment ADD COLUMN follows BLOB",
+        *_CONVERSATIONS,
+    )
+}

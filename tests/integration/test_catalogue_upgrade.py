@@ -1,0 +1,88 @@
+"""Catalogues that an older agentcache made: `homes/` holds files that it left behind."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from agentcache.adapters.disk.catalogue import SqliteSessionStore
+from agentcache.adapters.disk.schema import VERSION
+from agentcache.domain.conversation import Message
+from agentcache.domain.errors import HomeError
+from agentcache.domain.session import Session
+from agentcache.domain.spans import SpanKind
+from agentcache.ports.session_store import Commit
+from tests.limits import file_size_limit
+
+HOMES = Path(__file__).with_name("homes")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A copy of a catalogue of version 1 with two sessions."""
+    return Path(shutil.copy(HOMES / "catalogue-v1.sqlite3", tmp_path / "catalogue.sqlite3"))
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_all_that_a_catalogue_of_version_1_holds_is_there(path: Path) -> None:
+    with closing(SqliteSessionStore.open(path)) as store:
+        catalogue = store.load()
+    assert [one.ids.tolist() for one in catalogue.segments] == [[1, 2, 3], [4, 5]]
+    ada, bob = catalogue.sessions
+    assert (ada.name, ada.pinned, ada.created, ada.used, ada.generation) == ("ada", 1, 1.5, 2.5, 7)
+    assert (ada.cursor.row, ada.tools_digest) == (5, b"tools") if ada.cursor else False
+    assert [span.text for span in ada.spans] == ["<|user|>", "héllo\0", "<|assistant|>", "hi"]
+    assert [span.ids.tolist() for span in ada.spans] == [[1], [2, 3], [4], [5]]
+    assert ada.spans[1].kind is SpanKind.CONTENT
+    assert (bob.name, bob.parent, bob.cursor and bob.cursor.row) == ("bob", "ada", 3)
+    assert (ada.messages, ada.tools, ada.expires) == ((), "", None)
+
+
+def test_it_takes_what_only_the_newer_version_knows(path: Path) -> None:
+    with closing(SqliteSessionStore.open(path)) as store:
+        ada, bob = store.load().sessions
+        after = evolve(ada, messages=(Message("user", "hi"),), tools="[]", expires=9.0)
+        store.commit(Commit(put=(after,)))
+    assert version_of(path) == VERSION
+    with closing(SqliteSessionStore.open(path)) as store:
+        assert store.load().sessions == (after, bob)
+
+
+def test_its_secret_stays_the_same(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        (before,) = db.execute("SELECT salt FROM home").fetchone()
+    with closing(SqliteSessionStore.open(path)) as store:
+        assert store.salt() == before
+
+
+def test_an_upgrade_that_finds_no_room_leaves_it_as_it_was(path: Path) -> None:
+    with file_size_limit(8_000), pytest.raises(HomeError, match="room"):
+        SqliteSessionStore.open(path)
+    assert version_of(path) == 1
+    assert len(sessions_of(path)) == 2
+
+
+def test_an_upgrade_that_breaks_half_way_leaves_it_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agentcache.adapters.disk import schema
+
+    broken = (*schema.UPGRADES[2], "a statement that is none")
+    with monkeypatch.context() as patch:
+        patch.setitem(schema.UPGRADES, 2, broken)
+        with pytest.raises(HomeError):
+            SqliteSessionStore.open(path)
+    assert version_of(path) == 1
+    assert len(sessions_of(path)) == 2
+
+
+def sessions_of(path: Path) -> tuple[Session, ...]:
+    with closing(SqliteSessionStore.open(path)) as store:
+        return store.load().sessions
