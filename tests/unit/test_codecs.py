@@ -1,5 +1,7 @@
 """The contract of codecs, and what each promises about its loss."""
 
+from itertools import pairwise
+from math import prod
 from threading import Thread
 
 import numpy as np
@@ -35,6 +37,27 @@ def filled(spec: CacheSpec, count: int, seed: int = 0, slack: int = 0) -> Rows:
     for array in arrays(rows).values():
         array[...] = noise.normal(0, 3, array.shape).astype(array.dtype)
     return rows
+
+
+def run(spec: CacheSpec, rows: Rows, start: int, stop: int) -> Rows:
+    """Rows [start, stop) as a segment holds them; `rows` has those of windows from 0 on."""
+    sizes = {role: one.window or 0 for one in spec.groups for role, _ in one.roles()}
+    window = {
+        role: array[:, :, max(start, stop - sizes[role]) : stop]
+        for role, array in rows.window.items()
+    }
+    return evolve(rows.part(start, stop), window=window, state=rows.state)
+
+
+def unwindowed(rows: Rows) -> Rows:
+    """`rows` with windows that never lost a row; what they had lost is of any bits."""
+    noise = np.random.default_rng(0)
+    window = {}
+    for role, array in rows.window.items():
+        lost = (*array.shape[:2], rows.stop - array.shape[2], array.shape[3])
+        more = np.frombuffer(noise.bytes(prod(lost) * array.itemsize), array.dtype).reshape(lost)
+        window[role] = np.concatenate([more, array], axis=2)
+    return evolve(rows, window=window)
 
 
 def arrays(rows: Rows) -> dict[str, RowArray]:
@@ -79,6 +102,50 @@ def test_encoding_a_run_is_encoding_its_two_parts_one_after_the_other(name, data
         assert bytes(tensor.data) == b"".join(bytes(piece.data) for piece in pieces)
         assert tensor.shape[1:] == pieces[0].shape[1:] == pieces[1].shape[1:]
         assert tensor.shape[0] == pieces[0].shape[0] + pieces[1].shape[0]
+
+
+@codecs
+@given(data=st.data(), spec=strategies.specs(), count=st.integers(1, 12))
+def test_neighbours_joined_are_the_bytes_of_all_their_rows_encoded_at_once(name, data, spec, count):
+    rows = unwindowed(data.draw(strategies.rows(spec, count, wild=True)))
+    edges = sorted({0, count, *data.draw(st.lists(st.integers(0, count), max_size=4))})
+    one = codec(name)
+    parts = [one.encode(spec, run(spec, rows, *ends)) for ends in pairwise(edges)]
+    joined = one.join(spec, [(part, part.rows) for part in parts])
+    whole = one.encode(spec, run(spec, rows, 0, count))
+    assert joined == whole
+    assert {key: bytes(tensor.data) for key, tensor in joined.tensors.items()} == {
+        key: bytes(tensor.data) for key, tensor in whole.tensors.items()
+    }
+
+
+@codecs
+@given(data=st.data(), spec=strategies.full_specs(), count=st.integers(2, 9))
+def test_of_a_neighbour_that_was_left_early_only_the_first_rows_are_joined(name, data, spec, count):
+    rows = data.draw(strategies.rows(spec, count, wild=True))
+    left = data.draw(st.integers(1, count - 1))
+    one = codec(name)
+    parts = [(one.encode(spec, rows.part(0, count)), left)]
+    parts.append((one.encode(spec, rows.part(left, count)), count - left))
+    joined, whole = one.join(spec, parts), one.encode(spec, rows)
+    assert {key: bytes(tensor.data) for key, tensor in joined.tensors.items()} == {
+        key: bytes(tensor.data) for key, tensor in whole.tensors.items()
+    }
+
+
+@codecs
+def test_payloads_that_do_not_belong_together_are_not_joined(name):
+    one = codec(name)
+    payload = one.encode(MIXED, filled(MIXED, 4))
+    full = one.encode(SMOLLM, filled(SMOLLM, 4))
+    for spec, parts in (
+        (MIXED, [(payload, 4), (full, 4)]),
+        (MIXED, [(payload, 3), (payload, 4)]),
+        (MIXED, [(payload, 4), (payload, 3)]),
+        (SMOLLM, [(full, 4), (evolve(full, codec="other"), 4)]),
+    ):
+        with pytest.raises(ValueError, match="not|kinds|has no"):
+            one.join(spec, parts)
 
 
 @codecs

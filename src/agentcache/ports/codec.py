@@ -1,5 +1,6 @@
 """The port to the encodings of rows."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from agentcache.domain.spec import CacheSpec
@@ -41,5 +42,14 @@ class Codec(Protocol):
         where `out` has them, which takes an `out` that goes to the payload's end; of a window the
         last rows, as many as fit. Raises ValueError when the payload's tensors, dtypes or shapes
         are not those that `spec` and `out` call for: nothing that was decoded may be used then.
+        """
+        ...
+
+    def join(self, spec: CacheSpec, parts: Sequence[tuple[Payload, int]]) -> Payload:
+        """The payload of neighbours, of each its first so many rows; the last one is taken whole.
+
+        The bytes are those that there are: nothing is decoded. Window rows and state arrays are as
+        they are at the end of the last one. Raises ValueError when a payload is not what `spec`
+        calls for.
         """
         ...

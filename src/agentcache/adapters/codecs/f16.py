@@ -69,10 +69,23 @@ class F16Codec(RowwiseCodec):
             return
         shape = (stored, role.layers, role.width)
         halves = unpack(payload, f"{role.name}.h", "float16", shape)
-        kept = Kept.of(role, payload, np.any(np.isnan(halves[..., :1]), axis=-1))
+        kept = Kept.of(role, payload, _marked(halves))
         for tile in role.tiles(out.shape[2]):
             np.copyto(out[:, :, tile], role.headed(halves[first:][tile].astype(np.float32)))
         kept.put(first, out)
+
+    def odd(self, role: Role, payload: Payload, stored: int) -> Odd | None:
+        """Those whose halves begin with NaN."""
+        if role.dtype != "float32":
+            return None
+        shape = (stored, role.layers, role.width)
+        return _marked(unpack(payload, f"{role.name}.h", "float16", shape))
+
+
+def _marked(halves: RowArray) -> Odd:
+    """Which of [rows, layers, width] begin with NaN."""
+    odd: Odd = np.any(np.isnan(halves[..., :1]), axis=-1)
+    return odd
 
 
 def _not_finite(halves: NDArray[np.float16]) -> Odd:

@@ -1,5 +1,6 @@
 """Keys in eight bits, values in four: keys choose what is attended to, and bear less rounding."""
 
+from agentcache.adapters.codecs.kept import Odd
 from agentcache.adapters.codecs.q4 import Q4Codec
 from agentcache.adapters.codecs.q8 import Q8Codec
 from agentcache.adapters.codecs.rowwise import RowwiseCodec
@@ -32,6 +33,10 @@ class K8V4Codec(RowwiseCodec):
     ) -> None:
         """Restore rows from `first` on into `out`, [layers, heads, rows, dim]."""
         self._of(role).decode_role(role, payload, stored, first, out)
+
+    def odd(self, role: Role, payload: Payload, stored: int) -> Odd | None:
+        """Those of the codec of the role."""
+        return self._of(role).odd(role, payload, stored)
 
     def _of(self, role: Role) -> RowwiseCodec:
         return self._keys if role.keys else self._values

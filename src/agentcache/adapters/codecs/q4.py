@@ -84,6 +84,11 @@ class Q4Codec(RowwiseCodec):
             np.copyto(out[:, :, tile], narrow(heads, role.dtype).transpose(3, 0, 2, 1))
         kept.put(first, out)
 
+    def odd(self, role: Role, payload: Payload, stored: int) -> Odd | None:
+        """Those whose scales are NaN."""
+        shape = (stored, role.layers, _groups(role))
+        return _odd(unpack(payload, f"{role.name}.s", "bfloat16", shape).view(np.uint16))
+
 
 def _groups(role: Role) -> int:
     return -(-role.width // GROUP)

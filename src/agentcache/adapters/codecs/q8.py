@@ -74,6 +74,13 @@ class Q8Codec(RowwiseCodec):
             np.copyto(out[:, :, tile], role.headed(narrow(flat, role.dtype)))
         kept.put(first, out)
 
+    def odd(self, role: Role, payload: Payload, stored: int) -> Odd | None:
+        """Those whose scales are NaN."""
+        shape = (stored, role.layers, _groups(role))
+        scale = unpack(payload, f"{role.name}.s", "float32", shape).view(np.float32)
+        odd: Odd = np.any(np.isnan(scale), axis=-1)
+        return odd
+
 
 def _groups(role: Role) -> int:
     return -(-role.width // GROUP)

@@ -1,8 +1,10 @@
 """What all codecs share: which arrays there are, and what is asked of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from agentcache.adapters.codecs.kept import Odd
+from agentcache.adapters.codecs.slices import Slice, joined
 from agentcache.adapters.codecs.tensors import (
     Role,
     checked,
@@ -46,6 +48,10 @@ class RowwiseCodec(ABC):
     def tensor_names(self, role: Role) -> tuple[str, ...]:
         """The names of the tensors that make up `role`."""
 
+    def odd(self, role: Role, payload: Payload, stored: int) -> Odd | None:
+        """Which of `stored` rows, [rows, layers], lie in `.x`; None without such a tensor."""
+        return None
+
     def nbytes(self, spec: CacheSpec, rows: int) -> int:
         """See `Codec.nbytes`."""
         return sum(self.role_nbytes(role, rows) for role in roles(spec, LayerKind.FULL))
@@ -75,6 +81,34 @@ class RowwiseCodec(ABC):
             self._decode_window(role, payload, out.window[role.name])
         if out.state:
             unpack_state(spec, payload, out.state)
+
+    def join(self, spec: CacheSpec, parts: Sequence[tuple[Payload, int]]) -> Payload:
+        """The payload of neighbours, of each its first so many rows; the last one is whole."""
+        last, count = parts[-1]
+        if any(one.codec != self.name or not 0 < n <= one.rows for one, n in parts):
+            raise ValueError(f"these are not parts of {self.name} payloads")
+        if count != last.rows:
+            raise ValueError("window and state arrays are those of the last payload's end")
+        tensors: dict[str, Tensor] = {}
+        for role in roles(spec, LayerKind.FULL):
+            tensors |= self._joined(role, [(one, one.rows, 0, n) for one, n in parts])
+        for role in roles(spec, LayerKind.WINDOW):
+            if any(name in last.tensors for name in self.tensor_names(role)):
+                tensors |= self._joined(role, _last_rows(role, parts))
+        for name, _, _ in state_arrays(spec):
+            if name in last.tensors:
+                tensors[name] = last.tensors[name]
+        return Payload(self.name, sum(n for _, n in parts), tensors)
+
+    def _joined(
+        self, role: Role, parts: Sequence[tuple[Payload, int, int, int]]
+    ) -> dict[str, Tensor]:
+        """Of each payload with so many rows of `role` those from a first one to a last one."""
+        slices = [
+            Slice(one, stored, self.odd(role, one, stored), start, stop)
+            for one, stored, start, stop in parts
+        ]
+        return {name: joined(name, slices) for name in self.tensor_names(role)}
 
     def _encode(
         self, wanted: tuple[Role, ...], arrays: Mapping[str, RowArray], rows: Rows
@@ -122,3 +156,20 @@ def _parts(spec: CacheSpec) -> tuple[tuple[Role, ...], tuple[Role, ...], tuple[s
 def _same_names(part: str, found: Iterable[str], wanted: Iterable[str]) -> None:
     if set(found) != (names := set(wanted)):
         raise ValueError(f"the {part} arrays are {sorted(found)}, not {sorted(names)}")
+
+
+def _last_rows(
+    role: Role, parts: Sequence[tuple[Payload, int]]
+) -> list[tuple[Payload, int, int, int]]:
+    """Where the last rows of a window lie: as many as it holds, in neighbours from the last on."""
+    found: list[tuple[Payload, int, int, int]] = []
+    wanted = role.rows(sum(count for _, count in parts))
+    for payload, count in reversed(parts):
+        if count != payload.rows:
+            raise ValueError("the rows of a window are those of a payload's end")
+        stored = role.rows(payload.rows)
+        taken = min(stored, wanted)
+        if taken:
+            found.append((payload, stored, stored - taken, stored))
+        wanted -= taken
+    return found[::-1]
