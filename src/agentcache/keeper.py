@@ -19,7 +19,7 @@ from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spec import CacheSpec
 from agentcache.ports.codec import Codec
-from agentcache.ports.engine import Engine
+from agentcache.ports.engine import RowSource
 from agentcache.ports.payload import Payload
 from agentcache.ports.session_store import Catalogue, Commit
 from agentcache.ports.telemetry import Telemetry
@@ -90,12 +90,12 @@ class Keeper:
 
     # -- keeping -----------------------------------------------------------------------------
 
-    def keep(self, engine: Engine, park: Park) -> Match:
+    def keep(self, source: RowSource, park: Park) -> Match:
         """Encode the rows of `park` that the lineage lacks; returns the path to its last row."""
         path = self.lineage.match(park.root, park.ids)
         for stop in park.cuts:
             if stop > path.length:
-                self._append(engine, park, path, stop)
+                self._append(source, park, path, stop)
                 path = self.lineage.match(park.root, park.ids)
         return path
 
@@ -295,9 +295,9 @@ class Keeper:
             cursor = Cursor(step.segment.key, step.stop)
         return cursor
 
-    def _append(self, engine: Engine, park: Park, path: Match, stop: int) -> None:
+    def _append(self, source: RowSource, park: Park, path: Match, stop: int) -> None:
         start, parent = path.length, path.cursor
-        payload = self.codec.encode(self.spec, engine.export(park.sequence, start, stop))
+        payload = self.codec.encode(self.spec, source.export(park.sequence, start, stop))
         segment = Segment.following(
             park.root, parent.key if parent else None, start, park.ids[start:stop], payload.nbytes
         )

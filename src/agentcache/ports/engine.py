@@ -28,7 +28,15 @@ class ModelCard:
     in_flight: int = 1
 
 
-class Engine(Protocol):
+class RowSource(Protocol):
+    """Where the rows of live sequences can be taken from."""
+
+    def export(self, sequence: int, start: int, stop: int) -> Rows:
+        """The rows [start, stop) as they are: views, good until the sequence is next touched."""
+        ...
+
+
+class Engine(RowSource, Protocol):
     """One model and its live sequences, each known by a number that the planner gives.
 
     All methods are called from one thread, which must be the one that made the engine, except that
@@ -70,10 +78,6 @@ class Engine(Protocol):
 
         A sequence that failed stays, with its rows, and fails again until it is trimmed or dropped.
         """
-        ...
-
-    def export(self, sequence: int, start: int, stop: int) -> Rows:
-        """The rows [start, stop) as they are: views, good until the sequence is next touched."""
         ...
 
     def trim(self, sequence: int, length: int) -> None:
