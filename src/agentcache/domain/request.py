@@ -64,6 +64,9 @@ class Sampling:
     """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 filter nothing.
 
     With a `seed`, the same tokens are drawn again, whoever else is in the batch.
+    `presence_penalty` is taken off the logits of tokens that were sampled before in this turn,
+    `frequency_penalty` once for each time; `logit_bias` (token, number) is added. With `logprobs`,
+    it is told how likely tokens were: the chosen one, and as many of the most likely.
     """
 
     temperature: float = field(default=1.0, validator=_within(0, 100))
@@ -71,6 +74,10 @@ class Sampling:
     top_k: int = field(default=0, validator=_within(0, 2**31))
     min_p: float = field(default=0.0, validator=_within(0, 1))
     seed: int | None = None
+    presence_penalty: float = field(default=0.0, validator=_within(-2, 2))
+    frequency_penalty: float = field(default=0.0, validator=_within(-2, 2))
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
 
 @frozen

@@ -5,6 +5,7 @@ from typing import Protocol
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.spans import RenderedSpan
 from agentcache.domain.tokens import Tokens
+from agentcache.ports.grammar import Lexicon
 
 
 class Detokenizer(Protocol):
@@ -45,4 +46,8 @@ class Tokenizer(Protocol):
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer."""
+        ...
+
+    def lexicon(self) -> Lexicon | None:
+        """The vocabulary as bytes; None where tokens have no bytes of their own."""
         ...

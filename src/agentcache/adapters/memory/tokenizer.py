@@ -20,6 +20,7 @@ from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import ControlToken, Spellings, unused_mark
 from agentcache.domain.tokens import Tokens, tokens
 from agentcache.domain.tools import tools_json
+from agentcache.ports.grammar import Lexicon
 from agentcache.ports.tokenizer import Detokenizer
 
 _SPECIAL = ("<|im_start|>", "<|im_end|>")
@@ -76,6 +77,10 @@ class MemoryTokenizer:
 
     def detokenizer(self) -> Detokenizer:
         return _Detokenizer()
+
+    def lexicon(self) -> Lexicon:
+        pieces = tuple(_TEXTS[n].encode() if n in _TEXTS else p for n, p in enumerate(_PIECES))
+        return Lexicon(pieces, frozenset(_TEXTS), lambda text: list(_greedy(text.encode())))
 
     def _tools(self, conversation: Conversation) -> Iterator[RenderedSpan]:
         if conversation.tools:

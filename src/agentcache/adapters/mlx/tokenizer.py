@@ -20,6 +20,7 @@ from agentcache.domain.errors import IntegrityError, InvalidRequest, ModelError
 from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import ControlToken, Spellings
 from agentcache.domain.tokens import Tokens, tokens
+from agentcache.ports.grammar import Lexicon
 from agentcache.ports.tokenizer import Detokenizer
 
 # Tags that some vocabularies hold as tokens of their own, for text (Gemma).
@@ -93,6 +94,15 @@ class MLXTokenizer:
 
     def detokenizer(self) -> Detokenizer:
         return self.decoding.stream()
+
+    def lexicon(self) -> Lexicon | None:
+        piece = self.decoding.piece
+        if piece is None:
+            return None
+        backend = self.decoding.backend
+        pieces = tuple(map(piece, range(backend.get_vocab_size())))
+        control = frozenset(self._control) | self.decoding.silent
+        return Lexicon(pieces, control, lambda text: backend.encode(text, False).ids)
 
 
 def load(folder: Path) -> MLXTokenizer:

@@ -1,0 +1,1 @@
+"""Grammars that answers are kept to, by llguidance."""

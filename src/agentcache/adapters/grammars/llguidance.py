@@ -1,0 +1,86 @@
+"""Guides by llguidance, whose masks take microseconds."""
+
+from collections.abc import Sequence
+
+from attrs import define, frozen
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.guide import Grammar
+from agentcache.ports.grammar import Lexicon
+
+MOST_CHARACTERS = 256 * 1024
+
+
+@define(eq=False)
+class LLGuide:
+    """A matcher of llguidance; implements `domain.guide.Guide`."""
+
+    _tokenizer: LLTokenizer
+    _grammar: str
+    _matcher: LLMatcher
+
+    @classmethod
+    def of(cls, tokenizer: LLTokenizer, grammar: str) -> "LLGuide":
+        """At the beginning of an answer."""
+        return cls(tokenizer, grammar, LLMatcher(tokenizer, grammar, log_level=0))
+
+    def fresh(self) -> "LLGuide":
+        """See `Guide.fresh`."""
+        matcher = self._matcher.deep_copy()
+        matcher.reset()
+        return LLGuide(self._tokenizer, self._grammar, matcher)
+
+    def allowed(self) -> bytes:
+        """See `Guide.allowed`."""
+        mask = self._matcher.compute_bitmask()  # without the interpreter's lock
+        self._check()
+        return mask
+
+    def accept(self, token: int) -> None:
+        """See `Guide.accept`."""
+        if not self._matcher.consume_token(token):
+            self._check()
+            raise ValueError(f"token {token} is not allowed here")
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ValueError(self._matcher.get_error())
+
+
+@frozen(eq=False)
+class LLGrammars:
+    """Implements `ports.grammar.Grammars`."""
+
+    _tokenizer: LLTokenizer
+
+    @classmethod
+    def of(cls, lexicon: Lexicon, ends: frozenset[int]) -> "LLGrammars":
+        """For answers in the vocabulary `lexicon` that are ended by one of `ends`."""
+        wrapper = TokenizerWrapper(_Vocabulary(lexicon, ends))
+        return cls(LLTokenizer(wrapper, eos_token=sorted(ends)))
+
+    def guide(self, grammar: Grammar) -> LLGuide:
+        """See `Grammars.guide`."""
+        if len(grammar.lark) > MOST_CHARACTERS:
+            size = len(grammar.lark)
+            raise InvalidRequest(f"the schema has {size} characters, at most {MOST_CHARACTERS} fit")
+        text = LLMatcher.grammar_from_lark(grammar.lark)
+        wrong, problems = LLMatcher.validate_grammar_with_warnings(text, self._tokenizer)
+        if wrong:
+            raise InvalidRequest(f"the schema cannot be used: {'; '.join(problems)}")
+        return LLGuide.of(self._tokenizer, text)
+
+
+class _Vocabulary:
+    """What TokenizerWrapper looks for."""
+
+    def __init__(self, lexicon: Lexicon, ends: frozenset[int]) -> None:
+        self.eos_token_id = min(ends)
+        self.bos_token_id = None
+        self.tokens: Sequence[bytes] = list(lexicon.pieces)
+        self.special_token_ids = sorted(lexicon.control | ends)
+        self._encode = lexicon.encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(self._encode(text if isinstance(text, str) else text.decode()))

@@ -1,0 +1,77 @@
+"""What moves a sequence's logits before a token is chosen: a bias, penalties, a grammar.
+
+All of it is added: penalties as OpenAI defines them (count × frequency + presence, taken off the
+logits of tokens that were sampled before), minus infinity for what the grammar does not allow.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future
+
+import numpy as np
+from attrs import define, field
+from numpy.typing import NDArray
+
+from agentcache.domain.guide import Guide
+from agentcache.domain.request import Sampling
+
+Offsets = NDArray[np.float32]
+
+
+@define(eq=False)
+class Steering:
+    """Follows one sequence's tokens. `said` are those that were sampled before it came here.
+
+    A grammar's mask may be computed on another thread (`follow` with a `pool`) while the model
+    runs; `offsets` waits for it.
+    """
+
+    sampling: Sampling
+    guide: Guide | None = None
+    said: Counter[int] = field(factory=Counter)
+    _mask: "Future[bytes] | None" = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, sampling: Sampling, guide: Guide | None, said: Iterable[int]) -> "Steering | None":
+        """None where nothing moves the logits."""
+        penalties = sampling.presence_penalty or sampling.frequency_penalty
+        if guide is None and not penalties and not sampling.logit_bias:
+            return None
+        steering = cls(sampling, guide and guide.fresh())
+        for token in said:
+            steering.follow(token)
+        return steering
+
+    def follow(self, token: int, pool: Executor | None = None) -> None:
+        """`token` was chosen: go on from there. Raises ValueError where the grammar cannot."""
+        self.said[token] += 1
+        if self.guide is None:
+            return
+        if pool is not None:
+            self._mask = pool.submit(_next, self.guide, token)
+        else:
+            self.guide.accept(token)
+
+    def offsets(self, size: int) -> Offsets:
+        """What is to be added to the logits [size] of the next token. Raises ValueError."""
+        offsets = np.zeros(size, np.float32)
+        for token, bias in self.sampling.logit_bias:
+            offsets[token] += bias
+        for token, count in self.said.items():
+            frequent = self.sampling.frequency_penalty * count
+            offsets[token] -= frequent + self.sampling.presence_penalty
+        if self.guide is not None:
+            mask, self._mask = self._mask, None
+            offsets[~_bits(mask.result() if mask else self.guide.allowed(), size)] = -np.inf
+        return offsets
+
+
+def _next(guide: Guide, token: int) -> bytes:
+    guide.accept(token)
+    return guide.allowed()
+
+
+def _bits(mask: bytes, size: int) -> NDArray[np.bool_]:
+    """The first `size` bits; models have logits for more tokens than tokenizers have."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:size].astype(bool)
+    return np.pad(bits, (0, size - bits.size))

@@ -1,0 +1,32 @@
+"""The port to the engine that keeps answers to a grammar."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from agentcache.domain.guide import Grammar, Guide
+
+
+@frozen(eq=False)
+class Lexicon:
+    """A vocabulary as bytes: what a grammar over text needs to know of a tokenizer.
+
+    `pieces` are the bytes of each token, by id; `control` the ids that are no text, whatever their
+    piece says. `encode` gives the ids of a text.
+    """
+
+    pieces: Sequence[bytes] = field(repr=False)
+    control: frozenset[int] = field(repr=False)
+    encode: Callable[[str], Sequence[int]] = field(repr=False)
+
+
+class Grammars(Protocol):
+    """Makes guides for one vocabulary. Safe to call from any thread."""
+
+    def guide(self, grammar: Grammar) -> Guide:
+        """A guide that keeps an answer to `grammar`.
+
+        Raises InvalidRequest, which names what is wrong, for a grammar that cannot be used.
+        """
+        ...

@@ -1,0 +1,112 @@
+"""Guides: what they allow is just what the grammar says, in the tokens of a vocabulary."""
+
+import json
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentcache.adapters.grammars.llguidance import LLGrammars
+from agentcache.adapters.memory.tokenizer import END, MemoryTokenizer
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.guide import Grammar, Guide
+
+LEXICON = MemoryTokenizer().lexicon()
+GRAMMARS = LLGrammars.of(LEXICON, frozenset({END}))
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}
+
+
+def of_schema(schema: object) -> Guide:
+    return GRAMMARS.guide(Grammar(f"start: %json {json.dumps(schema)}"))
+
+
+def allowed(guide: Guide) -> set[int]:
+    mask = guide.allowed()
+    return {token for token in range(len(LEXICON.pieces)) if mask[token // 8] >> token % 8 & 1}
+
+
+def said(guide: Guide, pick: Callable[[set[int]], int], most: int = 200) -> str:
+    """What comes of taking `pick` of the allowed tokens, up to the end of the turn."""
+    text = b""
+    for _ in range(most):
+        token = pick(allowed(guide))
+        if token == END:
+            return text.decode()
+        text += LEXICON.pieces[token]
+        guide.accept(token)
+    pytest.fail(f"no end after {text!r}")
+
+
+@settings(max_examples=30)
+@given(st.randoms(use_true_random=False))
+def test_whatever_is_picked_the_answer_fits_the_schema(random: Random) -> None:
+    def pick(tokens: set[int]) -> int:
+        digits = {token for token in tokens if LEXICON.pieces[token].isdigit()}
+        return random.choice(sorted(tokens - digits or tokens))
+
+    person = json.loads(said(of_schema(PERSON), pick))
+    assert set(person) == {"name", "age"}
+    assert len(person["name"]) <= 5
+    assert isinstance(person["age"], int)
+
+
+def test_the_turn_ends_only_where_the_sentence_is_complete() -> None:
+    guide = GRAMMARS.guide(Grammar('start: "ab" "c"?'))
+    assert END not in allowed(guide)
+    guide.accept(LEXICON.pieces.index(b"ab"))
+    assert allowed(guide) == {END, ord("c")}
+    guide.accept(ord("c"))
+    assert allowed(guide) == {END}
+
+
+def test_a_control_token_is_no_text_of_its_spelling() -> None:
+    guide = GRAMMARS.guide(Grammar("start: /[<>a-z_]+/"))
+    assert not allowed(guide) & LEXICON.control
+
+
+def test_a_grammar_may_ask_for_a_control_token_by_its_id() -> None:
+    token = LEXICON.pieces.index(b"<tool_call>")
+    guide = GRAMMARS.guide(Grammar(f'start: <[{token}]> "x"'))
+    assert allowed(guide) == {token}
+
+
+def test_a_token_that_is_not_allowed_is_refused() -> None:
+    guide = GRAMMARS.guide(Grammar('start: "a"'))
+    with pytest.raises(ValueError, match="token"):
+        guide.accept(ord("b"))
+
+
+def test_a_fresh_guide_begins_anew_and_leaves_the_old_one_where_it_is() -> None:
+    guide = GRAMMARS.guide(Grammar('start: "a" "b"'))
+    guide.accept(ord("a"))
+    fresh = guide.fresh()
+    assert ord("b") not in allowed(fresh)
+    assert ord("b") in allowed(guide)
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "object", "not": {"type": "null"}}, "not"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "string", "format": "no-such-format"}, "no-such-format"),
+        ({"type": "nonsense"}, "nonsense"),
+        ({"$ref": "https://example.com/schema"}, "https://example.com/schema"),
+    ],
+)
+def test_what_of_a_schema_cannot_be_kept_to_is_named(schema: object, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        of_schema(schema)
+
+
+def test_a_huge_grammar_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="characters"):
+        of_schema({"enum": ["x" * 300_000]})
