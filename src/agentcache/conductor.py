@@ -224,7 +224,7 @@ class Conductor:
         key = session_key(request, self.keeper.registry)
         before = self.keeper.registry.get(key)
         now, answer = self.clock.wall(), speech.text if speech.sampled else None
-        session = successor(key, before, request, spans, path.cursor, now, answer)
+        session = successor(key, before, request, spans, path.cursor, now, answer, turn.cached)
         self.planner.parked(turn.number, key, self.clock.monotonic())
         if self.durable:
             self.keeper.write(path, session, lambda _durable: speech.emit(ended))

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from attrs import evolve
+
 from agentcache.domain.conversation import Message
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import TurnRequest
@@ -37,16 +39,19 @@ def successor(
     cursor: Cursor | None,
     now: float,
     answer: str | None = None,
+    cached: int = 0,
 ) -> Session:
     """The session `key` after the turn; `now` is in wall-clock seconds.
 
-    `answer` is the text as it was told; None for a turn that was asked for no answer.
+    `answer` is the text as it was told; None for a turn that was asked for no answer. `cached` of
+    the prompt's tokens were not computed again.
     """
     base = before or Session(key, created=now)
     said = () if answer is None else (Message("assistant", answer),)
     messages = (*request.messages, *said)
     digest = request.prompt.tools_digest
-    return base.succeeded(spans, cursor, digest, now, messages, request.tools)
+    after = base.succeeded(spans, cursor, digest, now, messages, request.tools)
+    return evolve(after, usage=base.usage.plus(len(request.prompt), cached))
 
 
 def continues(known: Session, spans: Sequence[RenderedSpan | Span]) -> bool:

@@ -14,7 +14,7 @@ from agentcache.adapters.memory.session_store import MemorySessionStore
 from agentcache.domain.conversation import Message, ToolCall
 from agentcache.domain.errors import CatalogueConflict
 from agentcache.domain.segment import Segment
-from agentcache.domain.session import Cursor, Session, SessionKey
+from agentcache.domain.session import Cursor, Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind
 from agentcache.domain.tokens import tokens
 from agentcache.ports.session_store import Catalogue, Commit, SessionStore
@@ -250,9 +250,10 @@ def test_messages_and_tools_are_those_of_the_successor_whatever_of_them_changed(
     assert reopened(store).load().sessions == (after,)
 
 
-def test_when_a_session_expires_is_kept(store):
-    store.commit(Commit(put=(evolve(a_session(), expires=7.5),)))
-    assert reopened(store).load().sessions[0].expires == 7.5
+def test_when_a_session_expires_and_what_it_used_is_kept(store):
+    session = evolve(a_session(), expires=7.5, usage=Usage(1, 2, 3))
+    store.commit(Commit(put=(session,)))
+    assert reopened(store).load().sessions == (session,)
 
 
 def test_any_text_survives(store):

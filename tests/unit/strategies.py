@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agentcache.domain.conversation import Message, ToolCall
 from agentcache.domain.segment import Segment
-from agentcache.domain.session import Cursor, Session, SessionKey
+from agentcache.domain.session import Cursor, Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind
 from agentcache.domain.spec import CacheSpec, LayerKind, LayerSpec, StateArray
 from agentcache.domain.tokens import tokens
@@ -151,4 +151,5 @@ def sessions(draw: st.DrawFn, known: list[Segment], key: SessionKey | None = Non
         tuple(draw(st.lists(messages, max_size=4))),
         draw(texts),
         draw(st.none() | times),
+        Usage(*draw(st.lists(st.integers(0, 2**40), min_size=3, max_size=3))),
     )

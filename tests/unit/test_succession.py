@@ -6,7 +6,7 @@ from attrs import evolve
 from agentcache.domain.conversation import Message
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Identity, Prompt, TurnRequest
-from agentcache.domain.session import Cursor, Session, SessionKey
+from agentcache.domain.session import Cursor, Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind, concatenated
 from agentcache.domain.tokens import tokens
 from agentcache.succession import continues, session_key, successor
@@ -96,6 +96,13 @@ def test_a_successors_messages_are_those_of_the_client_and_the_answer() -> None:
     assert after.tools == "[1]"
     unanswered = successor(key("ada"), after, request, spans("a"), None, 9.0, None)
     assert unanswered.messages == asked
+
+
+def test_a_successor_has_used_what_its_turn_took() -> None:
+    after = successor(key("ada"), None, asking(Identity(), "a", "b"), spans("a"), None, 9.0)
+    assert after.usage == Usage(hits=0, prompt=2, cached=0)
+    after = successor(key("ada"), after, asking(Identity(), "a"), spans("a"), None, 9.0, cached=1)
+    assert after.usage == Usage(hits=1, prompt=3, cached=1)
 
 
 def test_the_first_of_its_name_is_created_now() -> None:

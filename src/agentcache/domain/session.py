@@ -26,6 +26,22 @@ class SessionKey:
 
 
 @frozen
+class Usage:
+    """What turns took, all together: `cached` of the `prompt` tokens were not computed again.
+
+    `hits` are the turns that had any row to go on from.
+    """
+
+    hits: int = 0
+    prompt: int = 0
+    cached: int = 0
+
+    def plus(self, prompt: int, cached: int) -> "Usage":
+        """With one turn more."""
+        return Usage(self.hits + (cached > 0), self.prompt + prompt, self.cached + cached)
+
+
+@frozen
 class Session:
     """One agent's memory. Values never change; a turn replaces the session by its successor.
 
@@ -47,6 +63,7 @@ class Session:
     messages: tuple[Message, ...] = ()
     tools: str = ""
     expires: float | None = None
+    usage: Usage = Usage()
     name: str = field(init=False)
 
     @name.default

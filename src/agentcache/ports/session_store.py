@@ -40,8 +40,8 @@ class SessionStore(Protocol):
         checked again here, against what the change leaves: raises CatalogueConflict when the row
         that an added segment follows, or at which a session's cursor stands, is not there or has
         another root, or when a dropped segment is still referred to. Only the spans and messages
-        that differ from those stored are written. Raises StoreFull or OSError when it cannot be written, and
-        HomeError when the catalogue is damaged.
+        that differ from those stored are written. Raises StoreFull or OSError when it cannot be
+        written, and HomeError when the catalogue is damaged.
         """
         ...
 

@@ -12,13 +12,13 @@ from agentcache.adapters.disk.reserve import Reserve
 from agentcache.adapters.disk.texts import from_blob, to_blob
 from agentcache.domain.errors import CatalogueConflict, HomeError, StoreFull
 from agentcache.domain.segment import Segment
-from agentcache.domain.session import Cursor, Session, SessionKey
+from agentcache.domain.session import Cursor, Session, SessionKey, Usage
 from agentcache.domain.tokens import from_bytes, to_bytes
 from agentcache.ports.session_store import Catalogue, Commit
 
 _SESSION = (
     "tenant", "root", "name", "segment", "row", "tools_digest", "parent", "pinned", "created",
-    "used", "generation", "expires",
+    "used", "generation", "expires", "hits", "prompt", "cached",
 )  # fmt: skip
 _PUT = f"""
     INSERT INTO session ({", ".join(_SESSION)}) VALUES ({", ".join("?" * len(_SESSION))})
@@ -146,6 +146,9 @@ def _put(db: sqlite3.Connection, session: Session) -> None:
         session.used,
         session.generation,
         session.expires,
+        session.usage.hits,
+        session.usage.prompt,
+        session.usage.cached,
     )
     (number,) = db.execute(_PUT, values).fetchone()
     span_table.write(db, number, session.spans)
@@ -191,7 +194,7 @@ def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterabl
     """The sessions; one whose cursor stands at no sound segment has none."""
     rows = db.execute(f"SELECT id, {', '.join(_SESSION)} FROM session ORDER BY id")
     for number, tenant, root, name, segment, row, tools, parent, pinned, *rest in rows:
-        created, used, generation, expires = rest
+        created, used, generation, expires, *usage = rest
         cursor = None if segment is None else Cursor(segment, row)
         yield Session(
             SessionKey(from_blob(tenant), root, from_blob(name)),
@@ -205,6 +208,7 @@ def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterabl
             generation,
             *message_table.read(db, number),
             expires,
+            Usage(*usage),
         )
 
 

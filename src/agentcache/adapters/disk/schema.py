@@ -56,6 +56,9 @@ TABLES = (
         used REAL NOT NULL,
         generation INTEGER NOT NULL,
         expires REAL,
+        hits INTEGER NOT NULL DEFAULT 0,
+        prompt INTEGER NOT NULL DEFAULT 0,
+        cached INTEGER NOT NULL DEFAULT 0,
         UNIQUE (tenant, root, name)
     ) STRICT""",
     "CREATE INDEX session_segment ON session (segment)",
