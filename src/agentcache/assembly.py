@@ -82,6 +82,21 @@ class Assembly:
             keeper = self._keeper(engine.card.spec, writer, post)
             keeper.open(catalogue)
             undo.pop_all()
+        return self._conductor(engine, tokenizer, keeper, salt, post)
+
+    def succeed(self, keeper: Keeper, salt: bytes, post: Post) -> Conductor:
+        """Load the model where another one was; what `keeper` keeps, and its home, stay open.
+
+        Raises what the loaders raise; `keeper` is as it was then.
+        """
+        tokenizer = self.load_tokenizer()
+        engine = self.load_engine()
+        keeper.serve(engine.card.spec)
+        return self._conductor(engine, tokenizer, keeper, salt, post)
+
+    def _conductor(
+        self, engine: Engine, tokenizer: Tokenizer, keeper: Keeper, salt: bytes, post: Post
+    ) -> Conductor:
         return Conductor(
             engine=engine,
             planner=self._planner(engine.card, keeper.lineage),

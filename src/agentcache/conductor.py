@@ -10,7 +10,7 @@ from functools import partial
 
 from attrs import define, field
 
-from agentcache.domain.errors import AgentCacheError
+from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.events import Ended
 from agentcache.domain.lineage import Match
 from agentcache.domain.notices import Notice, Placed, Refused, Token
@@ -25,6 +25,7 @@ from agentcache.domain.plan import (
 )
 from agentcache.domain.planner import Planner
 from agentcache.domain.request import Finish, Tier, TurnRequest
+from agentcache.domain.segment import root_key
 from agentcache.domain.session import SessionKey
 from agentcache.domain.spans import Span, concatenated
 from agentcache.domain.tokens import common_prefix
@@ -68,13 +69,21 @@ class Conductor:
     def enqueue(self, request: TurnRequest, emit: Emit) -> int:
         """Let a turn wait for its place; `emit` is told what becomes of it.
 
-        Raises what `Planner.enqueue` raises, and InvalidRequest for an empty stop sequence.
+        Raises what `Planner.enqueue` raises, InvalidRequest for an empty stop sequence, and
+        Unavailable for a turn that was prepared for another model.
         """
+        if request.root != self.root(request.identity.tenant):
+            raise Unavailable("swapping")
         now = self.clock.monotonic()
         speech = Speech(request, emit, now, self.tokenizer.detokenizer())
         number = self.planner.enqueue(request, now).number
         self._speeches[number] = speech
         return number
+
+    def root(self, tenant: str) -> bytes:
+        """The key that the tenant's lineage of this model starts from."""
+        card, codec = self.engine.card, self.keeper.codec.name
+        return root_key(card.digest, card.spec.dtype, card.epoch, codec, tenant, self.salt)
 
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
@@ -121,6 +130,11 @@ class Conductor:
         """Raise IntegrityError unless every owner of state agrees with itself and the others."""
         self.planner.check_integrity()
         self.keeper.check_integrity()
+
+    def dismiss(self) -> None:
+        """Drop the model, and nothing else: what the keeper keeps can serve another one."""
+        self.fetcher.close()
+        self.engine.close()
 
     def close(self) -> None:
         """Finish what is being read and written, and drop the model."""

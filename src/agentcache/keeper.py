@@ -88,6 +88,10 @@ class Keeper:
             self._place(session)
         self._make_room(0)
 
+    def serve(self, spec: CacheSpec) -> None:
+        """Keep rows of this shape from now on: there is another model. All that is kept stays."""
+        self.spec = self.lineage.spec = spec
+
     # -- keeping -----------------------------------------------------------------------------
 
     def keep(self, source: RowSource, park: Park) -> Match:

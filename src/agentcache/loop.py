@@ -1,25 +1,27 @@
 """The engine thread: everything that comes in is a call in its inbox; the rest is the conductor's.
 
 This thread alone touches the engine, the planner, the lineage and the registry; it makes the engine
-and closes it.
+and closes it, also when one model takes the place of another.
 """
 
+import gc
 import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from agentcache import native_end
 from agentcache.conductor import Conductor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.request import TurnRequest
-from agentcache.keeper import Post
+from agentcache.keeper import Keeper, Post
 from agentcache.ports.clock import Clock
+from agentcache.ports.engine import ModelCard
 from agentcache.ports.telemetry import Telemetry
 from agentcache.speech import Emit
 
@@ -27,16 +29,45 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 GAUGE_SECONDS = 1.0
 
-Assemble = Callable[[Post], Conductor]
+
+class Assemble(Protocol):
+    """Makes conductors of one model. Called on the engine thread."""
+
+    def __call__(self, post: Post, /) -> Conductor:
+        """Open the home and load the model; `post` runs a call on the engine thread."""
+        ...
+
+    def succeed(self, keeper: Keeper, salt: bytes, post: Post, /) -> Conductor:
+        """Load the model where another one was; what `keeper` keeps, and its home, stay open.
+
+        When it raises, nothing of the model is left.
+        """
+        ...
+
+
+@frozen
+class Ticket:
+    """What a turn is cancelled by: its number, and which of the models served so far it is with."""
+
+    model: int
+    number: int
+
+
+@frozen(eq=False)
+class _Swap:
+    assemble: Assemble
+    until: float
+    answer: "Future[ModelCard]"
 
 
 @define(eq=False)
 class EngineLoop:
     """Runs a conductor, which `assemble` makes on the loop's own thread, given the loop's `post`.
 
-    `phase` is starting, serving, draining, stopped or failed. `beat` is when the last round was
-    done. With `debug`, every invariant is checked whenever there is nothing to do. Methods may be
-    called from any thread; what they are given to call back is called on the loop's.
+    `phase` is starting, serving, swapping, draining, stopped or failed. `beat` is when the last
+    round was done; `is_loading` while a model is loaded, which nothing can hurry. With `debug`,
+    every invariant is checked whenever there is nothing to do. Methods may be called from any
+    thread; what they are given to call back is called on the loop's.
     """
 
     assemble: Assemble
@@ -45,12 +76,16 @@ class EngineLoop:
     debug: bool = False
     phase: str = field(default="starting", init=False)
     beat: float = field(default=0.0, init=False)
+    is_loading: bool = field(default=False, init=False)
     problem: BaseException | None = field(default=None, init=False)
     _conductor: Conductor | None = field(default=None, init=False)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(factory=queue.SimpleQueue, init=False)
     _opened: threading.Event = field(factory=threading.Event, init=False)
     _over: threading.Event = field(factory=threading.Event, init=False)
     _stop_at: float | None = field(default=None, init=False)
+    _swap: _Swap | None = field(default=None, init=False)
+    _models: int = field(default=0, init=False)  # that were loaded so far
+    _load_seconds: float = field(default=1.0, init=False)
     _gauged: float = field(default=0.0, init=False)
     _thread: threading.Thread = field(init=False)
 
@@ -60,10 +95,11 @@ class EngineLoop:
 
     @property
     def conductor(self) -> Conductor:
-        """What the loop runs. Raises Unavailable before it is open and after it has failed."""
-        if self._conductor is None:
-            raise Unavailable(self.phase)
-        return self._conductor
+        """What the loop runs. Raises Unavailable where there is none: see `phase`."""
+        conductor = self._conductor
+        if conductor is None:
+            raise Unavailable(self.phase, self._load_seconds if self.is_loading else 1.0)
+        return conductor
 
     # -- from any thread ---------------------------------------------------------------------
 
@@ -102,13 +138,25 @@ class EngineLoop:
         self.post(run)
         return answer
 
-    def submit(self, request: TurnRequest, emit: Emit) -> "Future[int]":
-        """Queue a turn. The future holds its number, or why it was refused at once."""
+    def submit(self, request: TurnRequest, emit: Emit) -> "Future[Ticket]":
+        """Queue a turn. The future holds its ticket, or why it was refused at once."""
         return self.ask(lambda conductor: self._enqueue(conductor, request, emit))
 
-    def cancel(self, number: int) -> None:
-        """Stop the turn of this number, wherever it is."""
-        self.ask(lambda conductor: conductor.planner.cancel(number))
+    def cancel(self, ticket: Ticket) -> None:
+        """Stop the turn of this ticket, wherever it is."""
+        self.ask(lambda conductor: self._cancel(conductor, ticket))
+
+    def swap(self, assemble: Assemble, within: float) -> "Future[ModelCard]":
+        """Let another model take the place of the one that is served.
+
+        New turns are refused meanwhile; those that run finish `within` seconds, or are cancelled
+        then. When everything is kept, the old model is dropped and the new one loaded; if that
+        fails, the future holds why, and the old one is loaded again. Unavailable when there is a
+        swap already, or an end.
+        """
+        swap = _Swap(assemble, self.clock.monotonic() + within, Future())
+        self.post(lambda: self._begin(swap))
+        return swap.answer
 
     def stop(self, within: float) -> None:
         """Take no more turns; let those that run finish `within` seconds, cancel them then."""
@@ -123,13 +171,12 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            self._conductor = self.assemble(self.post)
-            self.phase = "serving"
+            self._load(lambda: self.assemble(self.post))
             self._opened.set()
-            self._serve(self._conductor)
+            self._serve()
             self.phase = "stopped"
         except BaseException as error:
-            if self._conductor is not None or not isinstance(error, AgentCacheError):
+            if self._models or not isinstance(error, AgentCacheError):
                 log.exception("the engine thread ends")  # why it did not open is told by wait_open
             self.problem, self.phase = error, "failed"
             if self._conductor is not None:
@@ -138,19 +185,29 @@ class EngineLoop:
             self._opened.set()
             self._close()
 
-    def _serve(self, conductor: Conductor) -> None:
+    def _serve(self) -> None:
         busy = True
-        while not (self._stop_at is not None and conductor.is_idle and self._inbox.empty()):
-            self._take_calls(None if busy else self._patience(conductor))
-            busy = conductor.round()
+        while not (self._stop_at is not None and self._is_over()):
+            self._take_calls(None if busy else self._patience(self.conductor))
+            busy = self.conductor.round()
             now = self.beat = self.clock.monotonic()
-            if self._stop_at is not None and now >= self._stop_at:
-                conductor.cancel_all()
+            if (until := self._until()) is not None and now >= until:
+                self.conductor.cancel_all()
             if self.debug and not busy:
-                conductor.check_integrity()
+                self.conductor.check_integrity()
             if not busy or now - self._gauged >= GAUGE_SECONDS:
                 self._gauged = now
-                self.telemetry.gauges(conductor.levels())
+                self.telemetry.gauges(self.conductor.levels())
+            if self._swap is not None and self.conductor.is_idle:
+                self._exchange(self._swap)
+
+    def _is_over(self) -> bool:
+        return self.conductor.is_idle and self._inbox.empty()
+
+    def _until(self) -> float | None:
+        """When the running turns are cancelled."""
+        moments = [self._stop_at, self._swap.until if self._swap else None]
+        return min((one for one in moments if one is not None), default=None)
 
     def _take_calls(self, patience: float | None) -> None:
         """Run what is in the inbox; with `patience`, wait so many seconds for something to come."""
@@ -163,23 +220,91 @@ class EngineLoop:
             return
 
     def _patience(self, conductor: Conductor) -> float:
-        moments = [conductor.planner.next_deadline(), self._stop_at]
+        moments = [conductor.planner.next_deadline(), self._until()]
         now = self.clock.monotonic()
         return min([1.0, *(max(0.001, one - now) for one in moments if one is not None)])
 
-    def _enqueue(self, conductor: Conductor, request: TurnRequest, emit: Emit) -> int:
+    def _enqueue(self, conductor: Conductor, request: TurnRequest, emit: Emit) -> Ticket:
+        self._check_open()
+        return Ticket(self._models, conductor.enqueue(request, emit))
+
+    def _check_open(self) -> None:
         if self._stop_at is not None:
             raise Unavailable("draining")
-        return conductor.enqueue(request, emit)
+        if self._swap is not None:
+            raise Unavailable("swapping", self._load_seconds)
+
+    def _cancel(self, conductor: Conductor, ticket: Ticket) -> None:
+        if ticket.model == self._models:
+            conductor.planner.cancel(ticket.number)
 
     def _drain(self, until: float) -> None:
         self._stop_at = until
         if self._conductor is not None:
             self.phase = "draining"
             self._conductor.planner.refuse_waiting(Unavailable("draining"))
+        self._end_swap(Unavailable("draining"))
+
+    # -- another model -----------------------------------------------------------------------
+
+    def _load(self, make: Callable[[], Conductor]) -> None:
+        began, self.is_loading = self.clock.monotonic(), True
+        try:
+            self._conductor = make()
+        finally:
+            self.is_loading = False
+        self._models += 1
+        self._load_seconds = max(1.0, self.clock.monotonic() - began)
+        self.phase = "serving" if self._stop_at is None else "draining"
+
+    def _begin(self, swap: _Swap) -> None:
+        if not swap.answer.set_running_or_notify_cancel():
+            return
+        try:
+            waiting = self.conductor.planner
+            self._check_open()
+        except Unavailable as error:
+            swap.answer.set_exception(error)
+            return
+        self._swap, self.phase = swap, "swapping"
+        waiting.refuse_waiting(Unavailable("swapping", self._load_seconds))
+
+    def _end_swap(self, problem: Exception | None) -> None:
+        swap, self._swap = self._swap, None
+        if swap is not None and problem is not None:
+            swap.answer.set_exception(problem)
+        elif swap is not None:
+            swap.answer.set_result(self.conductor.engine.card)
+
+    def _exchange(self, swap: _Swap) -> None:
+        """Drop all of the old model before anything of the new one is there."""
+        keeper, salt = self.conductor.keeper, self.conductor.salt
+        self.conductor.dismiss()
+        self._conductor = None
+        problem = self._succeed(swap.assemble, keeper, salt)
+        if problem is None:
+            self.assemble = swap.assemble
+        elif (worse := self._succeed(self.assemble, keeper, salt)) is not None:
+            keeper.writer.close()
+            raise worse
+        self._end_swap(problem)
+
+    def _succeed(self, assemble: Assemble, keeper: Keeper, salt: bytes) -> Exception | None:
+        """Load a model; return why that failed, without anything that holds a part of it."""
+        try:
+            self._load(lambda: assemble.succeed(keeper, salt, self.post))
+        except Exception as error:
+            if not isinstance(error, AgentCacheError):
+                log.exception("the model could not be loaded")
+            problem = _bare(error)
+        else:
+            return None
+        gc.collect()
+        return problem
 
     def _close(self) -> None:
         conductor, self._conductor = self._conductor, None
+        self._end_swap(Unavailable(self.phase))
         try:
             if conductor is not None:
                 conductor.close()
@@ -197,3 +322,11 @@ class EngineLoop:
                     call()
                 except Exception:
                     log.exception("a call came too late")
+
+
+def _bare(error: Exception) -> Exception:
+    """The error without the frames that it went through, whose variables it keeps alive."""
+    at: BaseException | None = error
+    while at is not None:
+        at.__traceback__, at.__context__, at = None, None, at.__cause__
+    return error

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
 
-from agentcache.conductor import Conductor
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import (
     AgentCacheError,
@@ -31,11 +30,10 @@ from agentcache.domain.request import (
     TurnRequest,
     WhenBusy,
 )
-from agentcache.domain.segment import root_key
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan
 from agentcache.domain.tools import tools_json
-from agentcache.loop import EngineLoop
+from agentcache.loop import EngineLoop, Ticket
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
 from agentcache.succession import NAMELESS, continues
@@ -78,7 +76,7 @@ class RunningTurn:
 
     id: str
     admitted: Admitted
-    _number: int
+    _ticket: Ticket
     _events: "asyncio.Queue[Event | AgentCacheError]"
     _loop: EngineLoop
     _over: bool = field(default=False, init=False)
@@ -104,7 +102,7 @@ class RunningTurn:
         """Stop it: its place is free within a step, what it computed is kept. Idempotent."""
         if not self._over and not self._cancelled:
             self._cancelled = True  # whoever listens is told so by the turn's end
-            self._loop.cancel(self._number)
+            self._loop.cancel(self._ticket)
 
 
 @define(eq=False)
@@ -143,12 +141,12 @@ class Service:
 
         submitted = asyncio.wrap_future(self._loop.submit(request, emit))
         try:
-            number = await asyncio.shield(submitted)
+            ticket = await asyncio.shield(submitted)
             admitted = await self._admitted(events)
         except asyncio.CancelledError:
             submitted.add_done_callback(self._cancel_submitted)
             raise
-        return RunningTurn(request.id, admitted, number, events, self._loop)
+        return RunningTurn(request.id, admitted, ticket, events, self._loop)
 
     def health(self) -> Health:
         """How the service is, for probes."""
@@ -171,7 +169,7 @@ class Service:
         assert isinstance(event, Admitted), f"{event} came before Admitted"
         return event
 
-    def _cancel_submitted(self, submitted: "asyncio.Future[int]") -> None:
+    def _cancel_submitted(self, submitted: "asyncio.Future[Ticket]") -> None:
         if not submitted.cancelled() and submitted.exception() is None:
             self._loop.cancel(submitted.result())
 
@@ -180,7 +178,7 @@ class Service:
         conductor = self._loop.conductor
         identity, registry = ask.identity, conductor.keeper.registry
         _check_name(identity)
-        root = self._root(conductor, identity.tenant)
+        root = conductor.root(identity.tenant)
         known: Session | None = None
 
         def recall(rendered: Sequence[RenderedSpan]) -> Session | None:
@@ -212,11 +210,6 @@ class Service:
             messages=ask.conversation.messages,
             tools=tools_json(ask.conversation.tools),
         )
-
-    def _root(self, conductor: Conductor, tenant: str) -> bytes:
-        card = conductor.engine.card
-        codec = conductor.keeper.codec.name
-        return root_key(card.digest, card.spec.dtype, card.epoch, codec, tenant, conductor.salt)
 
 
 def _check_name(identity: Identity) -> None:
