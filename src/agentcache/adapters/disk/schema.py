@@ -80,6 +80,9 @@ TABLES = (
 UPGRADES = {
     2: (
         "ALTER TABLE session ADD COLUMN expires REAL",
+        "ALTER TABLE session ADD COLUMN hits INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE session ADD COLUMN prompt INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE session ADD COLUMN cached INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE segment ADD COLUMN follows BLOB",
         *_CONVERSATIONS,
     )
