@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from attrs import define, field, frozen
 
+from agentcache.domain.errors import CommitInDoubt
 from agentcache.domain.segment import Segment
 from agentcache.ports.payload import Payload
 from agentcache.ports.segment_store import SegmentStore
@@ -22,13 +23,15 @@ log = logging.getLogger(__name__)
 class Job:
     """One durable change: the payloads of `commit.add`, the commit, the payloads to forget.
 
-    `corrupt` payloads are set aside instead of being deleted. `done` is called on the store thread
-    with None, or with what went wrong; nothing of it has happened then, and no payload is left.
+    `corrupt` payloads are set aside instead of being deleted. An `idle` job waits until there is
+    nothing else to do. `done` is called on the store thread with None, or with what went wrong;
+    nothing of it has happened then, and no payload is left.
     """
 
     commit: Commit
     payloads: tuple[tuple[Segment, Payload], ...] = ()
     corrupt: tuple[bytes, ...] = ()
+    idle: bool = False
     done: Callable[[Exception | None], None] = field(default=lambda _error: None, eq=False)
 
     @property
@@ -45,6 +48,8 @@ class Writer:
     sessions: SessionStore
     most_waiting_bytes: int = MOST_WAITING_BYTES
     _jobs: "deque[Job]" = field(factory=deque, init=False)
+    _idle_jobs: "deque[Job]" = field(factory=deque, init=False)
+    _doubtful: set[bytes] = field(factory=set, init=False)  # payloads of which a commit may speak
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
     _waiting_bytes: int = field(default=0, init=False)
     _closed: bool = field(default=False, init=False)
@@ -78,17 +83,23 @@ class Writer:
             self._changed.wait_for(self._has_room)
             late = self._closed
             if not late:
-                self._jobs.append(job)
+                (self._idle_jobs if job.idle else self._jobs).append(job)
                 self._waiting_bytes += job.nbytes
                 self._changed.notify_all()
         if late:
             job.done(RuntimeError("the store thread has ended"))
 
     def close(self) -> None:
-        """Do everything that was asked for, then close the catalogue and end the thread."""
+        """Do everything that was asked for, then close the catalogue and end the thread.
+
+        Idle jobs that have not begun are told that it is too late.
+        """
         with self._changed:
             self._closed = True
+            late, self._idle_jobs = tuple(self._idle_jobs), deque()
             self._changed.notify_all()
+        for job in late:
+            job.done(RuntimeError("the store thread has ended"))
         if self._thread.is_alive():
             self._thread.join()
 
@@ -116,17 +127,25 @@ class Writer:
 
     def _next(self) -> Job | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            return self._jobs.popleft() if self._jobs else None
+            self._changed.wait_for(lambda: self._jobs or self._idle_jobs or self._closed)
+            jobs = self._jobs or self._idle_jobs
+            return jobs.popleft() if jobs else None
 
     def _attempt(self, job: Job) -> Exception | None:
+        put = {segment.key for segment, _ in job.payloads}
         try:
             for segment, payload in job.payloads:
                 self.segments.put(segment, payload)
             self.sessions.commit(job.commit)
+        except CommitInDoubt as error:  # the home may be found with it, and then needs them
+            self._doubtful |= put
+            return error.cause
         except Exception as error:
-            self._remove(segment.key for segment, _ in job.payloads)
+            self._remove(put - self._doubtful)
             return error
+        if job.commit.add or job.commit.put:  # what failed before can no longer be found
+            self._remove(self._doubtful - put)
+            self._doubtful.clear()
         self._remove(job.commit.drop, job.corrupt)
         return None
 

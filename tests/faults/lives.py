@@ -69,15 +69,14 @@ class Lives:
     process was making when it ended. What makes changes raises ProcessEnded then, and returns
     otherwise whether the change was made.
 
-    One thing cannot be promised: when a commit fails, and so does the one that takes its place in
-    the log, then the first may be found there by the next process. Its payloads, `lost`, are not.
+    When a commit fails, and so does the one that takes its place in the log, then the first may be
+    found there by the next process, whole.
     """
 
     medium: Medium
     promised: Kept = field(factory=Kept)
     made: int = 0
     doubtful: Commit | None = None
-    lost: set[bytes] = field(factory=set)
     segments: DiskSegmentStore = field(init=False)
     _writer: Writer = field(init=False)
     _life: ExitStack | None = None
@@ -204,7 +203,7 @@ class Lives:
 
     def check_files(self) -> None:
         """Every segment is whole, and there is no other file (as after opening)."""
-        whole = {key: one for key, one in self.promised.segments.items() if key not in self.lost}
+        whole = self.promised.segments
         for segment in whole.values():
             read, right = self.segments.read(segment), _payload(segment)
             assert {name: bytes(one.data) for name, one in read.tensors.items()} == {
@@ -218,7 +217,6 @@ class Lives:
         for change in filter(None, (self.doubtful, self._unmade)):
             if found == self.promised.after(change):
                 self.promised = found
-                self.lost.update(one.key for one in change.add if change is self._unmade)
                 break
         assert found == self.promised
         self.doubtful = self._unmade = None

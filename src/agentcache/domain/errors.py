@@ -17,6 +17,7 @@ AgentCacheError
 │   ├── SegmentMissing      no such file
 │   └── SegmentCorrupt      checksum, layout, count or key do not add up
 ├── CatalogueConflict       a commit that refers to rows that are not there
+├── CommitInDoubt           a commit that failed, and may be found made after a crash
 ├── StoreFull               no room on disk, even after eviction
 └── IntegrityError          an invariant of ours does not hold: a bug, never the caller's fault
 """
@@ -87,10 +88,11 @@ class UnknownAgent(AgentCacheError):
 
 @frozen(str=False)
 class Overloaded(AgentCacheError):
-    """All places are taken. `retry_after` is in seconds."""
+    """All places are taken (`reason`: queue_full, queue_timeout). `retry_after` is in seconds."""
 
     problem: str
     retry_after: float = 1.0
+    reason: str = "overloaded"
 
     def __str__(self) -> str:
         return f"{self.problem}; retry in {self.retry_after:.0f} s"
@@ -189,6 +191,19 @@ class CatalogueConflict(AgentCacheError):
 
     def __str__(self) -> str:
         return f"the catalogue does not hold segment {self.key.hex()[:16]}"
+
+
+@frozen(str=False)
+class CommitInDoubt(AgentCacheError):
+    """A commit failed because of `cause`, and whoever opens the home may find it made.
+
+    The next commit that changes something rules that out.
+    """
+
+    cause: Exception
+
+    def __str__(self) -> str:
+        return f"a commit is in doubt: {self.cause}"
 
 
 @frozen(str=False)

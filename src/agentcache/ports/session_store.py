@@ -41,7 +41,8 @@ class SessionStore(Protocol):
         that an added segment follows, or at which a session's cursor stands, is not there or has
         another root, or when a dropped segment is still referred to. Only the spans and messages
         that differ from those stored are written. Raises StoreFull or OSError when it cannot be
-        written, and HomeError when the catalogue is damaged.
+        written, CommitInDoubt when it is not known whether it was, and HomeError when the catalogue
+        is damaged.
         """
         ...
 

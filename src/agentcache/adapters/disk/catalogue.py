@@ -75,7 +75,7 @@ class SqliteSessionStore:
             _commit(db, self.path, change)
         except StoreFull:
             # What only makes room must be possible on a full disk, or it stays full for ever.
-            if change.add or not change.drop or not self._reserve.release():
+            if len(change.drop) <= len(change.add) or not self._reserve.release():
                 raise
             _commit(db, self.path, change)
         else:

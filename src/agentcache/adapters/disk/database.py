@@ -10,7 +10,7 @@ from secrets import token_bytes
 
 from agentcache.adapters.disk.files import create, sync_folder
 from agentcache.adapters.disk.schema import APPLICATION, PRAGMAS, TABLES, UPGRADES, VERSION
-from agentcache.domain.errors import HomeError, StoreFull
+from agentcache.domain.errors import CommitInDoubt, HomeError, StoreFull
 
 SALT_BYTES = 32
 # Only ENOSPC becomes SQLITE_FULL; a quota or a file size limit is told as a failed write.
@@ -40,13 +40,16 @@ def connect(path: Path) -> sqlite3.Connection:
                 db.close()
                 raise
             return db
-    except (OSError, StoreFull) as error:
+    except (OSError, StoreFull, CommitInDoubt) as error:
         raise HomeError(str(path.parent), f"the catalogue cannot be opened: {error}") from error
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection, path: Path, needed: int) -> Iterator[None]:
-    """All that is done inside, durably, or nothing of it. Raises StoreFull, OSError, HomeError."""
+    """All that is done inside, durably, or nothing of it.
+
+    Raises StoreFull, OSError, HomeError; CommitInDoubt when it is not known which of the two.
+    """
     with told(path, needed):
         version = _number(db, "user_version")
         db.execute("BEGIN IMMEDIATE")
@@ -57,12 +60,15 @@ def transaction(db: sqlite3.Connection, path: Path, needed: int) -> Iterator[Non
             raise
         try:
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             _roll_back(db)
             # It may stand in the log all the same, and be found there: one that says nothing new
             # takes its place.
-            with suppress(sqlite3.Error):
+            try:
                 db.execute(f"PRAGMA user_version = {version}")
+            except sqlite3.Error:
+                cause = _in_our_words(error, path, needed)
+                raise CommitInDoubt(cause) from error
             raise
 
 
@@ -78,14 +84,18 @@ def told(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        if code in _NO_ROOM:
-            raise StoreFull(needed) from error
-        if number := _TROUBLE.get(code & 0xFF):
-            raise OSError(number, f"catalogue: {error}", str(path)) from error
-        raise damaged(path, str(error)) from error
+        raise _in_our_words(error, path, needed) from error
     except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its message
         raise damaged(path, "its schema cannot be read") from error
+
+
+def _in_our_words(error: BaseException, path: Path, needed: int) -> Exception:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    if code in _NO_ROOM:
+        return StoreFull(needed)
+    if number := _TROUBLE.get(code & 0xFF):
+        return OSError(number, f"catalogue: {error}", str(path))
+    return damaged(path, str(error))
 
 
 def damaged(path: Path, problem: str) -> HomeError:

@@ -18,7 +18,7 @@ from agentcache.adapters.disk.files import (
 )
 from agentcache.adapters.disk.quarantine import Quarantine
 from agentcache.adapters.disk.segment_file import Helpers, read_segment, write_segment
-from agentcache.domain.errors import IntegrityError
+from agentcache.domain.errors import HomeError, IntegrityError
 from agentcache.domain.segment import Segment
 from agentcache.ports.payload import Payload
 from agentcache.ports.segment_store import require_match
@@ -51,12 +51,19 @@ class DiskSegmentStore:
         quarantine_bytes: int = QUARANTINE_BYTES,
         helpers: int = 1,
     ) -> "DiskSegmentStore":
-        """The store in `folder`, made if it is not there. Raises OSError."""
-        make_folder(folder)
-        make_folder(quarantine)
-        sync_folder(folder)  # who made the folders in it may have been killed before it could
-        taken = sum(size(path) for path in _files(folder))
-        aside = Quarantine.open(quarantine, quarantine_bytes)
+        """The store in `folder`, made if it is not there. Raises HomeError."""
+        try:
+            make_folder(folder)
+            make_folder(quarantine)
+            sync_folder(folder)  # who made the folders in it may have been killed before it could
+            taken = sum(size(path) for path in _files(folder))
+            aside = Quarantine.open(quarantine, quarantine_bytes)
+        except OSError as error:
+            raise HomeError(
+                str(folder.parent),
+                f"its segments cannot be used: {error.strerror or error}",
+                "Give a directory that you may write to (--home, AGENTCACHE_HOME)",
+            ) from error
         threads = Helpers(ThreadPoolExecutor(helpers, "segment-read"), helpers) if helpers else None
         return cls(folder, aside, taken, threads)
 
