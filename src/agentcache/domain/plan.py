@@ -2,9 +2,11 @@
 
 from attrs import field, frozen
 
+from agentcache.domain.guide import Guide
 from agentcache.domain.lineage import Step
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import Sampling
-from agentcache.domain.tokens import Tokens
+from agentcache.domain.tokens import Tokens, tokens
 
 
 @frozen
@@ -12,13 +14,16 @@ class PrefillChunk:
     """Run `ids` as the positions from `start` on, in one forward of this sequence alone.
 
     With `sampling`, this is the last chunk of the prompt: sample the first token after it, and
-    every later one, with these parameters.
+    every later one, with these parameters, and kept to what `guide` allows. The last tokens of the
+    prompt, `said`, were sampled so before.
     """
 
     sequence: int
     start: int
     ids: "Tokens[int]" = field(eq=False)
     sampling: Sampling | None = None
+    guide: Guide | None = field(default=None, eq=False)
+    said: "Tokens[int]" = field(factory=tokens, eq=False)
 
 
 @frozen
@@ -35,10 +40,11 @@ class StepPlan:
 
 @frozen
 class Sampled:
-    """The token that was sampled for `sequence`."""
+    """The token that was sampled for `sequence`; `logprobs` if its sampling asks for them."""
 
     sequence: int
     token: int
+    logprobs: Logprobs | None = None
 
 
 @frozen

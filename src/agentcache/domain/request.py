@@ -9,6 +9,7 @@ from attrs import Attribute, evolve, field, frozen
 
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.guide import Guide
 from agentcache.domain.session import DEFAULT_TENANT, SessionKey
 from agentcache.domain.spans import Span
 from agentcache.domain.tokens import Tokens
@@ -142,9 +143,10 @@ class TurnRequest:
     monotonic clock. `expected` is how many of its tokens the session's rows should cover. With
     `store` false it uses what is there and leaves nothing behind. With `max_tokens` 0 its prompt is
     computed and kept, and nothing is said. Of one tenant's turns those of higher `priority` go
-    first. While another turn of an exclusive agent is not over, the turn waits for it, or (`fork`)
-    goes on as an agent of its own. `parent` is whom its agent is forked from. `messages` are the
-    conversation as the client sent it, `tools` the canonical JSON text of its tools.
+    first. `guide` keeps the answer to a grammar. While another turn of an exclusive agent is not
+    over, the turn waits for it, or (`fork`) goes on as an agent of its own. `parent` is whom its
+    agent is forked from. `messages` are the conversation as the client sent it, `tools` the
+    canonical JSON text of its tools.
     """
 
     id: str
@@ -152,6 +154,7 @@ class TurnRequest:
     root: bytes
     prompt: Prompt
     sampling: Sampling = Sampling()
+    guide: Guide | None = field(default=None, eq=False)
     max_tokens: int | None = field(default=None)
     stop: tuple[str, ...] = ()
     session: SessionKey | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from agentcache.domain.notices import Limits
+from agentcache.domain.pacing import Pace
 from agentcache.domain.plan import PrefillChunk, StepPlan
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.turn import Turn, TurnState
@@ -11,21 +12,23 @@ MOST_BYPASSES = 4
 
 
 def next_step(
-    number: int, turns: Collection[Turn], limits: Limits, spec: CacheSpec
+    number: int, turns: Collection[Turn], limits: Limits, pace: Pace, spec: CacheSpec
 ) -> StepPlan | None:
     """Step `number`, for all of `turns` that can go on; None when none of them can.
 
-    One chunk of one prompt, smaller while others decode, and a token of everybody who decodes.
+    One chunk of one prompt, as small as `pace` has it while others decode, and a token of everybody
+    who decodes. No chunk runs while one of these could not go on beside it.
     """
-    decode = [turn for turn in turns if _can_decode(turn, spec)]
-    busy = any(turn.state is TurnState.DECODING for turn in turns)
-    turn = _next_prefill(turns)
+    decoding = [turn for turn in turns if turn.state is TurnState.DECODING]
+    decode = [turn for turn in decoding if _can_decode(turn, spec)]
+    turn = None if _is_held(decoding, decode) else _next_prefill(turns)
     if turn is None and not decode:
         return None
     for one in decode:
         one.asked += 1
         one.live.planned += 1
-    chunk = _chunk(turn, limits.busy_chunk if busy else limits.chunk, spec) if turn else None
+    size = pace.chunk(limits.busy_chunk) if decoding else limits.chunk
+    chunk = _chunk(turn, size, spec) if turn else None
     plan = StepPlan(number, (chunk,) if chunk else (), tuple(one.live.number for one in decode))
     for one in [*decode, turn] if turn else decode:
         one.live.flying += 1
@@ -37,6 +40,14 @@ def rows_of(plan: StepPlan) -> dict[int, int]:
     return {chunk.sequence: len(chunk.ids) for chunk in plan.prefill} | dict.fromkeys(
         plan.decode, 1
     )
+
+
+def _is_held(decoding: Collection[Turn], decode: Collection[Turn]) -> bool:
+    """Whether somebody's next token waits for a step under way: then it waits for no other one."""
+    if len(decoding) == len(decode):
+        return False
+    wanting = [turn for turn in decoding if turn.asked < turn.max_tokens and turn.live.flying]
+    return not set(wanting) <= set(decode)
 
 
 def _can_decode(turn: Turn, spec: CacheSpec) -> bool:
@@ -57,7 +68,9 @@ def _must_park(turn: Turn) -> bool:
 def _next_prefill(turns: Collection[Turn]) -> Turn | None:
     """The turn with least to prefill, unless the oldest was bypassed too often."""
     states = (TurnState.READY, TurnState.PREFILLING)
-    able = [turn for turn in turns if turn.state in states and not _must_park(turn)]
+    able = [
+        turn for turn in turns if turn.state in states and turn.to_prefill and not _must_park(turn)
+    ]
     if not able:
         return None
     oldest = min(able, key=lambda turn: turn.number)
@@ -72,9 +85,12 @@ def _chunk(turn: Turn, size: int, spec: CacheSpec) -> PrefillChunk:
     stop = min(start + size, len(sequence.ids))
     if not spec.interior_restorable and turn.request.store:
         stop = min(stop, turn.next_cut(start))
-    last = stop == len(sequence.ids)
+    says = stop == len(sequence.ids) and turn.max_tokens > 0
     sequence.planned = stop
-    turn.asked += last
-    turn.state = TurnState.DECODING if last else TurnState.PREFILLING
-    sampling = turn.request.sampling if last else None
-    return PrefillChunk(sequence.number, start, sequence.ids[start:stop], sampling)
+    turn.asked += says
+    turn.state = TurnState.DECODING if says else TurnState.PREFILLING
+    ids, asked = sequence.ids[start:stop], turn.request
+    if not says:
+        return PrefillChunk(sequence.number, start, ids)
+    said = turn.sampled[:]
+    return PrefillChunk(sequence.number, start, ids, asked.sampling, asked.guide, said)

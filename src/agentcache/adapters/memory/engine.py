@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from agentcache.adapters.memory.hash_cache import HashCache
 from agentcache.adapters.memory.hash_model import HashModel, hash_spec
 from agentcache.domain.errors import IntegrityError
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec
@@ -150,6 +151,9 @@ class MemoryEngine:
         if cache.problem is None and chunk.start != cache.length:
             raise IntegrityError(f"{chunk.start} does not follow {cache.length} rows")
         cache.sampling = chunk.sampling
+        cache.guide = chunk.guide and chunk.guide.fresh()
+        for token in chunk.said:
+            self._follow(cache, token)
         return self._run(step, chunk.sequence, cache, chunk.ids)
 
     def _decode(self, step: int, sequence: int) -> _Pending:
@@ -168,8 +172,15 @@ class MemoryEngine:
         cache.append(self._model.rows(cache.everything(), ids))
         if cache.sampling is None:
             return _Pending(cache, cache.epoch, None)
-        cache.token = self._model.token(cache.everything(), cache.sampling)
-        return _Pending(cache, cache.epoch, Sampled(sequence, cache.token))
+        allowed = cache.guide.allowed() if cache.guide else None
+        cache.token = self._model.token(cache.everything(), cache.sampling, allowed)
+        told = None if cache.sampling.logprobs is None else Logprobs(0.0, ((cache.token, 0.0),))
+        self._follow(cache, cache.token)
+        return _Pending(cache, cache.epoch, Sampled(sequence, cache.token, told))
+
+    def _follow(self, cache: HashCache, token: int) -> None:
+        if cache.guide is not None and token not in self.card.ends:
+            cache.guide.accept(token)
 
     def _trimmable(self, cache: HashCache) -> Sequence[int]:
         if self.card.spec.interior_restorable:

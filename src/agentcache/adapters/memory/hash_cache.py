@@ -3,6 +3,7 @@
 import numpy as np
 from attrs import define, field
 
+from agentcache.domain.guide import Guide
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec, LayerKind
 from agentcache.ports.rows import NUMPY_DTYPE, RowArray, Rows, empty_rows
@@ -19,6 +20,7 @@ class HashCache:
     capacity: int
     length: int = 0
     sampling: Sampling | None = None
+    guide: Guide | None = None
     token: int | None = None
     problem: str | None = None
     epoch: int = 0

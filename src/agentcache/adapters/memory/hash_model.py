@@ -57,8 +57,11 @@ class HashModel:
         full, window = held[LayerKind.FULL], held[LayerKind.WINDOW]
         return Rows(before.stop, before.stop + len(ids), full, window, state)
 
-    def token(self, cache: Rows, sampling: Sampling) -> int:
-        """What comes after `cache`: all rows from 0 on, of a window the last ones."""
+    def token(self, cache: Rows, sampling: Sampling, allowed: bytes | None = None) -> int:
+        """What comes after `cache`: all rows from 0 on, of a window the last ones.
+
+        `allowed` is a guide's mask; a bias below -99 forbids a token, too.
+        """
         digest = blake2b(repr(_asked(sampling)).encode(), digest_size=16)
         digest.update(cache.stop.to_bytes(8, "little"))
         for held in (cache.full, cache.window, cache.state):
@@ -68,6 +71,8 @@ class HashModel:
         value = int.from_bytes(digest.digest(), "little")
         chance, pick = (value & 0xFFFFFFFF) / 2**32, value >> 32
         ends = sorted(self.ends)
+        if allowed is not None or sampling.logit_bias:
+            return self._among(pick, allowed, sampling)
         if chance < self.end_rate:
             return ends[pick % len(ends)]
         token = pick % (self.vocabulary - len(ends))
@@ -75,13 +80,28 @@ class HashModel:
             token += token >= end
         return token
 
+    def _among(self, pick: int, allowed: bytes | None, sampling: Sampling) -> int:
+        banned = {token for token, bias in sampling.logit_bias if bias < -99}
+        free = [
+            token
+            for token in range(self.vocabulary)
+            if token not in banned and (allowed is None or _has(allowed, token))
+        ]
+        return free[pick % len(free)]
+
+
+def _has(mask: bytes, token: int) -> bool:
+    return token // 8 < len(mask) and bool(mask[token // 8] >> token % 8 & 1)
+
 
 def _asked(sampling: Sampling) -> tuple[object, ...]:
-    """What of `sampling` makes a difference: greedy is greedy, whatever else is asked for."""
+    """What of `sampling` makes a difference: greedy is greedy, whatever filters are asked for."""
+    moves = (sampling.presence_penalty, sampling.frequency_penalty, sampling.logit_bias)
+    moved = moves if any(moves) else ()
     if sampling.temperature == 0:
-        return ()
+        return moved
     filters = (sampling.top_p, sampling.top_k, sampling.min_p)
-    return (sampling.temperature, *filters, sampling.seed)
+    return (sampling.temperature, *filters, sampling.seed, *moved)
 
 
 def _link(before: Rows) -> int:

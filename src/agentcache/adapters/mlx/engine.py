@@ -188,7 +188,7 @@ class MLXEngine:
             raise IntegrityError(f"{chunk.start} does not follow {one.cache.length} rows")
         _check_room(one, len(chunk.ids))
         self._use_threads("prefill")
-        return self._loaded.prefill(one, chunk.ids, chunk.sampling)
+        return self._loaded.prefill(one, chunk)
 
     def _decode(self, sequences: tuple[int, ...]) -> list[Running]:
         batch = [self._one(sequence) for sequence in sequences]

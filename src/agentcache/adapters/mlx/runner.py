@@ -4,6 +4,7 @@ Results are lazy where MLX is, so the next step can be started before this one's
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import numpy as np
@@ -12,8 +13,10 @@ from attrs import define, field, frozen
 from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
 from agentcache.adapters.mlx.forward import Forward
 from agentcache.adapters.mlx.live import LiveCache
-from agentcache.adapters.mlx.sampling import Choice, Draw, choose
-from agentcache.domain.plan import Sampled, SequenceFailed
+from agentcache.adapters.mlx.sampling import Choice, Draw, choose, logprobs
+from agentcache.adapters.mlx.steering import Steering
+from agentcache.domain.logprobs import Logprobs
+from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed
 from agentcache.domain.request import Sampling
 
 
@@ -85,7 +88,14 @@ class Running:
             if one.problem is not None and member.current:
                 yield SequenceFailed(one.number, one.problem)
             elif tokens is not None and member.current:
-                yield Sampled(one.number, int(tokens[n]))
+                yield Sampled(one.number, tokens[n], self._logprobs(n, tokens[n]))
+
+    def _logprobs(self, n: int, token: int) -> Logprobs | None:
+        assert self.choice is not None
+        draw = self.members[n].one.draw
+        if self.choice.logits is None or draw is None or draw.sampling.logprobs is None:
+            return None
+        return logprobs(np.asarray(self.choice.logits[n]), token, draw.sampling.logprobs)
 
     def _tokens(self) -> Sequence[int] | None:
         if self.choice is None:
@@ -110,19 +120,19 @@ class Runner:
     adapter: MLXCacheAdapter
     ragged: bool
 
-    def prefill(self, one: LiveSequence, ids: Sequence[int], sampling: Sampling | None) -> Running:
-        """Run `ids`; with `sampling`, choose the first token after them."""
+    def prefill(self, one: LiveSequence, chunk: PrefillChunk) -> Running:
+        """Run the ids of `chunk`; with its `sampling`, choose the first token after them."""
         member = Member(one)
         if one.problem is not None:
             return Running([member])
         cache = self.adapter.single(one.cache)
         try:
-            if sampling is None:
-                self.forward.fill(ids, cache)
+            if chunk.sampling is None:
+                self.forward.fill(chunk.ids, cache)
                 one.cache.settle()
                 return Running([member])
-            one.draw = Draw.of(sampling)
-            return self._chosen([member], self.forward.last(ids, cache))
+            one.draw = Draw.of(chunk.sampling, Steering.of(chunk.sampling, chunk.guide, chunk.said))
+            return self._chosen([member], self.forward.last(chunk.ids, cache))
         except Exception as error:  # whatever it is, it ends this sequence alone
             member.fail(_described(error))
             return Running([member])
@@ -131,6 +141,8 @@ class Runner:
         """Run the last sampled token of each: in one forward, or where that fails one by one."""
         yield Running([Member(one) for one in batch if one.problem is not None])
         members = [Member(one) for one in batch if one.problem is None]
+        for member in members:
+            _begin_mask(member.one)
         if self.ragged and len(members) > 1:
             try:
                 yield self._together(members)
@@ -157,6 +169,7 @@ class Runner:
         draws = [member.one.draw or _GREEDY for member in members]
         positions = [member.one.cache.length for member in members]
         logits = logits.astype(mx.float32)
+        _follow_lazy(members, logits)
         if self.adapter.in_buffers:
             choice = choose(np.asarray(logits), draws, positions)
         else:
@@ -167,6 +180,26 @@ class Runner:
         return Running(members, choice)
 
 
+def _begin_mask(one: LiveSequence) -> None:
+    """Let the mask of the next token be worked out beside the forward that needs it."""
+    if one.draw and one.draw.steering and isinstance(one.token, int):
+        one.draw.steering.follow(one.token, _masks)
+
+
+def _follow_lazy(members: Sequence[Member], logits: mx.array) -> None:
+    """Where tokens are lazy, the mask is worked out here, while the device runs."""
+    steered = [
+        (one.token, one.draw.steering)
+        for one in (member.one for member in members)
+        if isinstance(one.token, mx.array) and one.draw and one.draw.steering
+    ]
+    if steered:
+        mx.async_eval(logits)  # type: ignore[no-untyped-call]
+    for token, steering in steered:
+        steering.follow(int(np.asarray(token)))
+
+
+_masks = ThreadPoolExecutor(1, "agentcache-masks")
 _GREEDY = Draw.of(Sampling(temperature=0))
 
 

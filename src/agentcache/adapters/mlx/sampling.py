@@ -4,6 +4,7 @@
 - top_k: the k most likely tokens stay. top_p: of these, renormalised, the fewest most likely ones
   whose probabilities reach p stay. min_p: tokens at least p times as likely as the likeliest stay.
   Tokens as likely as the last one that stays also stay.
+- All of them work on logits that bias, penalties and grammars have moved (`steering`).
 - One token is drawn from what is left, by inverting the cumulative distribution in the order of the
   vocabulary at a number in [0, 1) that depends on the seed and on the position alone.
 
@@ -20,9 +21,11 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
+from agentcache.adapters.mlx.steering import Steering
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import Sampling
 
 Logits = NDArray[np.float32] | mx.array
@@ -36,12 +39,13 @@ class Draw:
 
     sampling: Sampling
     seed: int
+    steering: Steering | None = field(default=None, eq=False)
 
     @classmethod
-    def of(cls, sampling: Sampling) -> "Draw":
+    def of(cls, sampling: Sampling, steering: Steering | None = None) -> "Draw":
         """Without a seed, take a fresh one from the system's entropy."""
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
-        return cls(sampling, seed)
+        return cls(sampling, seed, steering)
 
     @property
     def greedy(self) -> bool:
@@ -58,11 +62,13 @@ class Draw:
 class Choice:
     """The chosen `tokens` [sequences], and for each whether its logits were `usable`.
 
-    Logits are not when there is a NaN or +inf among them, or nothing above -inf.
+    Logits are not when there is a NaN or +inf among them, or nothing above -inf. `logits` are those
+    of the model, if anybody wants to be told how likely tokens were.
     """
 
     tokens: NDArray[np.int64] | mx.array
     usable: NDArray[np.bool_] | mx.array
+    logits: Logits | None = None
 
     def each(self) -> "Sequence[int | mx.array]":
         """The tokens one by one: numbers where they are computed, else lazy scalars."""
@@ -74,6 +80,8 @@ class Choice:
 def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> Choice:
     """A token for each row of float32 `logits` [sequences, vocabulary], to stand at `positions`."""
     xp: ModuleType = mx if isinstance(logits, mx.array) else np
+    told = logits if any(draw.sampling.logprobs is not None for draw in draws) else None
+    logits = _steered(xp, logits, draws)
     tokens = xp.argmax(logits, axis=-1)
     best = xp.max(logits, axis=-1, keepdims=True)
     usable = xp.isfinite(best[:, 0])
@@ -81,7 +89,26 @@ def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> C
         with np.errstate(invalid="ignore", over="ignore"):  # rows of no use, tiny temperatures
             drawn = _drawn(xp, logits - best, draws, positions)
         tokens = xp.where(xp.array([draw.greedy for draw in draws]), tokens, drawn)
-    return Choice(tokens, usable)
+    return Choice(tokens, usable, told)
+
+
+def logprobs(logits: NDArray[np.float32], token: int, most: int) -> Logprobs:
+    """How likely `token` was by its `logits` [vocabulary], and the `most` most likely tokens."""
+    shifted = logits.astype(np.float64) - logits.max()
+    values = shifted - np.log(np.exp(shifted).sum())
+    top = np.argsort(-values, kind="stable")[:most]
+    return Logprobs(float(values[token]), tuple((int(n), float(values[n])) for n in top))
+
+
+def _steered(xp: ModuleType, logits: Logits, draws: Sequence[Draw]) -> Logits:
+    """The logits as bias, penalties and grammars have them, where there are any."""
+    if all(draw.steering is None for draw in draws):
+        return logits
+    size = logits.shape[-1]
+    still = np.zeros(size, np.float32)
+    offsets = [draw.steering.offsets(size) if draw.steering else still for draw in draws]
+    steered: Logits = logits + xp.array(np.stack(offsets))
+    return steered
 
 
 def _drawn(
