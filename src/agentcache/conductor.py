@@ -31,7 +31,8 @@ from agentcache.domain.spans import Span, concatenated
 from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import Turn
 from agentcache.fetcher import Fetched, Fetcher
-from agentcache.keeper import Keeper, Post
+from agentcache.keeper import Keeper
+from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import Engine
 from agentcache.ports.telemetry import Telemetry
@@ -274,7 +275,7 @@ class Conductor:
             one = notice.admitted
             self.telemetry.turn_started(one.prompt, one.cached, one.tier, one.miss)
             self._speeches[notice.turn].admit(one)
-        else:
+        elif isinstance(notice, Token):
             self._say(notice)
 
     def _say(self, notice: Token) -> None:

@@ -14,7 +14,7 @@ from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
-from agentcache.domain.notices import Limits, Notice, Placed, Refused
+from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused
 from agentcache.domain.plan import (
     Park,
     Plan,
@@ -93,6 +93,7 @@ class Told:
     tokens: list[int] = field(factory=list)
     ended: list[Finish | AgentCacheError] = field(factory=list)
     forwarded: int = 0
+    preempted: int = 0
     places: int = 0
     rows: int = 0
 
@@ -309,6 +310,8 @@ class Drive:
             told.placed.append(notice.admitted)
         elif isinstance(notice, Refused):
             told.ended.append(notice.error)
+        elif isinstance(notice, Preempted):
+            told.preempted += 1
         else:
             assert told.placed, "a token before its place"
             assert not told.ended, "a token after the end"

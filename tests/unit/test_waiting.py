@@ -48,8 +48,11 @@ def test_a_tenant_that_was_served_and_asks_again_is_asked_last() -> None:
 
 def test_who_had_a_place_before_waits_in_front_of_its_tenants_others() -> None:
     queue = _queue(_turn(1))
-    queue.push_front(_turn(2))
-    assert _served(queue) == [2, 1]
+    for number in (3, 2):
+        turn = _turn(number)
+        turn.returned = True
+        queue.push(turn)
+    assert _served(queue) == [2, 3, 1]
 
 
 def test_who_may_not_start_yet_is_passed_over_and_keeps_its_place() -> None:

@@ -18,14 +18,17 @@ class HotTier:
 
     Everything that a resting sequence holds is in the lineage too, so it gives way at once, the
     longest at rest first, when somebody needs its blocks. `dropped` collects those that gave way
-    until `take_dropped` is called.
+    until `take_dropped` is called, `gave_way` counts those that had to, and their blocks.
     """
 
     pool: BlockPool
     _live: dict[int, Sequence] = field(factory=dict, init=False)
     _resting: "OrderedDict[int, Sequence]" = field(factory=OrderedDict, init=False)
     _by_owner: dict[SessionKey, Sequence] = field(factory=dict, init=False)
+    gave_way: int = field(default=0, init=False)
+    blocks_given: int = field(default=0, init=False)
     _dropped: list[int] = field(factory=list, init=False)
+    _resting_blocks: int = field(default=0, init=False)
     _last_number: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -59,12 +62,14 @@ class HotTier:
             if not self._make_room(more, sparing=sequence):
                 return False
             self.pool.reserve(sequence.number, more)
+            self._resting_blocks += more if sequence.number in self._resting else 0
             sequence.capacity = self.pool.held(sequence.number) * BLOCK_TOKENS
         return True
 
     def wake(self, sequence: Sequence) -> None:
         """A turn takes the resting `sequence` over."""
         del self._resting[sequence.number]
+        self._resting_blocks -= self.pool.held(sequence.number)
 
     def rest(self, sequence: Sequence, owner: SessionKey | None) -> None:
         """The turn on `sequence` is over: it rests, for the next turn of `owner` to take over."""
@@ -78,13 +83,15 @@ class HotTier:
             return
         self._by_owner[owner] = sequence
         self._resting[sequence.number] = sequence
+        self._resting_blocks += self.pool.held(sequence.number)
 
     def drop(self, sequence: Sequence) -> None:
         """Forget `sequence` and take its blocks back."""
         del self._live[sequence.number]
-        self._resting.pop(sequence.number, None)
+        was_resting = self._resting.pop(sequence.number, None) is not None
         self._disown(sequence)
-        self.pool.release(sequence.number)
+        blocks = self.pool.release(sequence.number)
+        self._resting_blocks -= blocks if was_resting else 0
         self._dropped.append(sequence.number)
 
     def drop_resting(self) -> None:
@@ -111,18 +118,23 @@ class HotTier:
                 raise IntegrityError(f"sequence {number} has rows of unknown tokens")
         if any(self._live.get(number) is not one for number, one in self._resting.items()):
             raise IntegrityError("a sequence rests that is not live")
+        if self._resting_blocks != sum(map(self.pool.held, self._resting)):
+            raise IntegrityError("the blocks of those at rest are counted wrongly")
         if any(self.resting(one.owner) is not one for one in self._resting.values()):
             raise IntegrityError("a sequence rests where nobody finds it")
         if any(one.owner != owner for owner, one in self._by_owner.items()):
             raise IntegrityError("a sequence is filed under a session that does not own it")
 
     def _make_room(self, blocks: int, sparing: Sequence | None) -> bool:
-        givers = [one for one in self._resting.values() if one is not sparing]
-        can_give = sum(self.pool.held(one.number) for one in givers)
-        if self.pool.free + can_give < blocks:
+        rests = sparing is not None and sparing.number in self._resting
+        spared = self.pool.held(sparing.number) if sparing and rests else 0
+        if self.pool.free + self._resting_blocks - spared < blocks:
             return False
         while not self.pool.can_reserve(blocks):
-            self.drop(givers.pop(0))
+            giver = next(one for one in self._resting.values() if one is not sparing)
+            self.gave_way += 1
+            self.blocks_given += self.pool.held(giver.number)
+            self.drop(giver)
         return True
 
     def _disown(self, sequence: Sequence) -> None:

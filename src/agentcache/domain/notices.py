@@ -1,7 +1,7 @@
 """What the planner is told once, its limits, and what it tells: notices about turns."""
 
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, gt
 
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted
@@ -9,9 +9,11 @@ from agentcache.domain.events import Admitted
 
 @frozen
 class Limits:
-    """How much may go on at once; `busy_chunk` is the prefill chunk while others decode.
+    """How much may go on at once.
 
-    `reserve` is for how many tokens more a sequence gets room at a time.
+    `busy_chunk` is the longest prefill chunk while others decode, who shall not wait for longer
+    than `step_seconds` for it. `reserve` is for how many tokens more a sequence gets room at a
+    time.
     """
 
     batch: int = field(default=8, validator=ge(1))
@@ -21,6 +23,7 @@ class Limits:
     reserve: int = field(default=512, validator=ge(1))
     in_flight: int = field(default=1, validator=ge(1))
     context: int = field(default=2**31, validator=ge(1))
+    step_seconds: float = field(default=0.25, validator=gt(0))
 
 
 @frozen
@@ -48,4 +51,11 @@ class Refused:
     error: AgentCacheError
 
 
-Notice = Token | Placed | Refused
+@frozen
+class Preempted:
+    """`turn` gave its place up to others, and waits for it again."""
+
+    turn: int
+
+
+Notice = Token | Placed | Refused | Preempted

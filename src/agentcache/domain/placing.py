@@ -16,11 +16,11 @@ def place(turn: Turn, hot: HotTier, lineage: Lineage, reserve: int) -> Start | R
     """Give `turn` a sequence; None when there is no memory for it now.
 
     It goes on from wherever it has least to compute: the sequence that its session left resting,
-    or the rows that the lineage knows. At least one token is left to run. There is room for
+    or the rows that the lineage knows. There is room for
     `reserve` tokens more, as far as it may want them.
     """
     ids = turn.ids
-    match = lineage.match(turn.request.root, ids, len(ids) - 1)
+    match = lineage.match(turn.request.root, ids, turn.most_restored)
     wanted = min(turn.max_tokens - len(turn.sampled), reserve)
     capacity = min(len(ids) + wanted, hot.capacity)
     resting = hot.resting(turn.request.session)
@@ -42,14 +42,14 @@ def prefix_is_coming(turn: Turn, running: Iterable[Turn]) -> bool:
         sequence, prompt = other.sequence, other.request.prompt
         shared = common_prefix(ids, 0, prompt.tokens, 0)
         kept = other.restored if other.state is TurnState.FETCHING else sequence.kept
-        if other.last_cut(kept, min(shared, len(ids) - 1)) - kept >= WORTH_WAITING_FOR:
+        if other.last_cut(kept, min(shared, turn.most_restored)) - kept >= WORTH_WAITING_FOR:
             return True
     return False
 
 
 def _reusable(resting: Sequence, turn: Turn, lineage: Lineage) -> int:
     ids = turn.ids
-    agreed = min(common_prefix(resting.ids, 0, ids, 0), resting.rows, len(ids) - 1)
+    agreed = min(common_prefix(resting.ids, 0, ids, 0), resting.rows, turn.most_restored)
     return lineage.spec.restore_point(agreed, (resting.rows,))
 
 

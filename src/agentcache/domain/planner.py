@@ -20,7 +20,9 @@ from agentcache.domain.errors import (
 from agentcache.domain.events import Admitted
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
-from agentcache.domain.notices import Limits, Notice, Placed, Refused, Token
+from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Token
+from agentcache.domain.pacing import Pace
+from agentcache.domain.parking import due_park, is_exportable, park_to
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
     Grow,
@@ -31,31 +33,42 @@ from agentcache.domain.plan import (
     StepPlan,
     StepResult,
 )
-from agentcache.domain.request import Finish, Miss, Prompt, TurnRequest
+from agentcache.domain.request import Finish, Identity, Miss, Prompt, TurnRequest
 from agentcache.domain.session import SessionKey
 from agentcache.domain.stepping import next_step, rows_of
-from agentcache.domain.turn import Sequence, Turn, TurnState
-from agentcache.domain.waiting import TurnQueue
+from agentcache.domain.turn import Turn, TurnState
+from agentcache.domain.waiting import AgentOrder, TurnQueue
 
 _ALIVE = (TurnState.READY, TurnState.PREFILLING, TurnState.DECODING)
 
 
 @define(eq=False)
 class Planner:
-    """Owns the queue and the running turns; asks the hot tier for memory, the lineage for rows."""
+    """Owns the queue and the running turns; asks the hot tier for memory, the lineage for rows.
+
+    Who waits is looked at only when something happened that may let somebody start: a step costs
+    the same however many wait.
+    """
 
     lineage: Lineage
     hot: HotTier
     ends: frozenset[int] = frozenset()
     limits: Limits = field(factory=Limits)
     turns: dict[int, Turn] = field(factory=dict, init=False)
+    pace: Pace = field(init=False)
     _queue: TurnQueue = field(factory=TurnQueue, init=False)
+    _agents: AgentOrder = field(factory=AgentOrder, init=False)
     _running: dict[int, Turn] = field(factory=dict, init=False)
     _flying: "deque[StepPlan]" = field(factory=deque, init=False)
     _notices: list[Notice] = field(factory=list, init=False)
     _numbers: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
     _turn_seconds: float = field(default=1.0, init=False)
+    _stirred: bool = field(default=False, init=False)
+
+    @pace.default
+    def _new_pace(self) -> Pace:
+        return Pace(self.limits.step_seconds)
 
     @property
     def waiting(self) -> int:
@@ -72,6 +85,10 @@ class Planner:
         """Steps that were planned and whose result is not applied yet."""
         return len(self._flying)
 
+    def is_busy(self, identity: Identity) -> bool:
+        """Whether a turn of this exclusive agent is not over."""
+        return identity in self._agents
+
     # -- what comes in -----------------------------------------------------------------------
 
     def enqueue(self, request: TurnRequest, now: float) -> Turn:
@@ -83,13 +100,16 @@ class Planner:
         if length >= most:
             raise PromptTooLong(tokens=length, limit=most - 1)
         if len(self._queue) >= self.limits.queue:
-            raise Overloaded(f"{len(self._queue)} turns are waiting already", self._retry_after())
+            waiting = f"{len(self._queue)} turns are waiting already"
+            raise Overloaded(waiting, self._retry_after(), "queue_full")
         self._numbers += 1
-        room = min(request.max_tokens or most, most - length)
+        wanted = most if request.max_tokens is None else request.max_tokens
+        room = min(wanted, most - length)
         marks = self._marks(request.prompt)
         turn = Turn(self._numbers, request, now, room, marks, miss=request.prompt.miss)
         self.turns[turn.number] = turn
-        self._queue.push(turn)
+        self._agents.add(turn)
+        self._wait(turn)
         return turn
 
     def fetched(self, number: int) -> None:
@@ -105,7 +125,7 @@ class Planner:
         if turn is not None:
             turn.miss = Miss.CORRUPT
             self._withdraw(turn)
-            self._queue.push_front(turn)
+            self._wait(turn)
 
     def fail(self, number: int, problem: str) -> None:
         """The turn's `Grow`, `Start` or `Resize` could not be carried out."""
@@ -114,10 +134,13 @@ class Planner:
         turn.leased = ()
         self._end(turn, Finish.FAILED, problem)
 
-    def apply(self, result: StepResult) -> None:
-        """Take the result of the oldest step that is not applied yet."""
+    def apply(self, result: StepResult, seconds: float | None = None) -> None:
+        """Take the result of the oldest step that is not applied yet, which took `seconds`."""
         plan = self._flying.popleft()
         assert plan.number == result.number, f"step {result.number} came before {plan.number}"
+        if seconds is not None:
+            prefilled = sum(len(chunk.ids) for chunk in plan.prefill)
+            self.pace.learn(prefilled, len(plan.decode), seconds)
         failed = {one.sequence: one.problem for one in result.failed}
         sampled = {one.sequence: one.token for one in result.sampled}
         turns = {turn.live.number: turn for turn in self._running.values()}
@@ -131,6 +154,8 @@ class Planner:
             turn.live.advance(count)
             if number in sampled and turn.finish is None:
                 self._take(turn, sampled[number])
+            elif turn.finish is None and turn.is_prefilled:
+                self._end(turn, Finish.LENGTH)
 
     def finish(self, number: int, finish: Finish, keep: int | None = None) -> None:
         """The turn's text is complete. Only its first `keep` sampled tokens are remembered."""
@@ -158,10 +183,10 @@ class Planner:
         """The turn's rows are kept: it is done. The next turn of `owner` may go on from it."""
         turn = self._running.pop(number)
         sequence = turn.live
-        turn.sequence, turn.state = None, TurnState.DONE
-        del self.turns[number]
+        turn.sequence = None
+        self._forget(turn)
         self._turn_seconds += 0.1 * (now - turn.placed_at - self._turn_seconds)
-        usable = turn.finish is not Finish.FAILED and self._is_exportable(sequence)
+        usable = turn.finish is not Finish.FAILED and is_exportable(sequence, self.lineage.spec)
         self.hot.rest(sequence, owner if usable else None)
 
     def refuse_waiting(self, error: AgentCacheError) -> None:
@@ -178,7 +203,8 @@ class Planner:
         if parks := self._parks():  # who grows or starts next shall find what is kept now
             return Plan(parks, self.hot.take_dropped())
         grows, preempted = self._grow()
-        starts, resizes = ((), ()) if preempted else self._start(now)
+        stirred, self._stirred = self._stirred, bool(preempted) and self._stirred
+        starts, resizes = self._start(now) if stirred and not preempted else ((), ())
         step = None if grows or preempted or starts or resizes else self._step()
         return Plan(preempted, self.hot.take_dropped(), grows, starts, resizes, step)
 
@@ -189,12 +215,12 @@ class Planner:
 
     def next_deadline(self) -> float | None:
         """When the first of the waiting turns must be refused; None when none waits."""
-        deadlines = (turn.request.deadline for turn in self._queue if not turn.admitted)
-        return min(deadlines, default=None)
+        return self._queue.next_deadline()
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every turn has one place, and every place its turn."""
         self._queue.check_integrity()
+        self._agents.check_integrity(self.turns)
         self.hot.check_integrity()
         self.lineage.check_integrity()
         if {turn.number for turn in self._queue} | set(self._running) != set(self.turns):
@@ -215,13 +241,18 @@ class Planner:
 
     def _place(self, turn: Turn) -> None:
         turn.state = TurnState.READY
+        self._stirred = True  # nobody waits for rows that are restored
+        if turn.is_prefilled:
+            self._end(turn, Finish.LENGTH)
         if turn.admitted:
             return
         turn.cached = turn.restored
         if turn.miss is Miss.NONE and turn.cached < min(turn.request.expected, len(turn.ids) - 1):
             turn.miss = Miss.EVICTED
         turn.admitted = True
-        admitted = Admitted(len(turn.request.prompt), turn.cached, turn.tier, turn.miss)
+        identity = turn.request.identity
+        agent = identity.name if identity.exclusive else None
+        admitted = Admitted(len(turn.request.prompt), turn.cached, turn.tier, turn.miss, agent)
         self._notices.append(Placed(turn.number, admitted))
 
     def _take(self, turn: Turn, token: int) -> None:
@@ -237,11 +268,21 @@ class Planner:
     def _end(self, turn: Turn, finish: Finish, problem: str | None = None) -> None:
         turn.finish, turn.problem, turn.state = finish, problem, TurnState.PARKING
         turn.live.planned = turn.live.rows
+        self._stirred = True
 
     def _refuse(self, turn: Turn, error: AgentCacheError) -> None:
+        self._forget(turn)
+        self._notices.append(Refused(turn.number, error))
+
+    def _forget(self, turn: Turn) -> None:
         turn.state = TurnState.DONE
         del self.turns[turn.number]
-        self._notices.append(Refused(turn.number, error))
+        self._agents.remove(turn)
+        self._stirred = True
+
+    def _wait(self, turn: Turn) -> None:
+        self._queue.push(turn)
+        self._stirred = True
 
     def _end_fetch(self, number: int) -> Turn | None:
         turn = self._running[number]
@@ -257,6 +298,7 @@ class Planner:
         self.hot.drop(turn.live)
         del self._running[turn.number]
         turn.sequence, turn.state, turn.asked = None, TurnState.QUEUED, len(turn.sampled)
+        turn.returned = True
 
     def _marks(self, prompt: Prompt) -> tuple[int, ...]:
         """What agents share ends there; and where a sequence can continue only at the end of a
@@ -267,11 +309,9 @@ class Planner:
         return tuple(sorted((prompt.shared, prompt.body)))
 
     def _expire(self, now: float) -> None:
-        late = [one for one in self._queue if one.request.deadline <= now and not one.admitted]
-        for turn in late:
-            self._queue.remove(turn)
+        for turn in self._queue.take_late(now):
             waited = f"no place became free in {now - turn.arrived:.0f} s"
-            self._refuse(turn, Overloaded(waited, self._retry_after()))
+            self._refuse(turn, Overloaded(waited, self._retry_after(), "queue_timeout"))
 
     def _retry_after(self) -> float:
         ahead = (len(self._queue) + len(self._running)) / self.limits.batch
@@ -281,30 +321,10 @@ class Planner:
 
     def _parks(self) -> tuple[Park, ...]:
         grounded = [turn for turn in self._running.values() if not turn.live.flying]
-        parks = [self._park(turn) for turn in grounded]
-        return tuple(park for park in parks if park is not None)
-
-    def _park(self, turn: Turn) -> Park | None:
-        """What of `turn` is to be kept now: all of it at its end, else up to its last cut."""
-        sequence, over = turn.live, turn.state is TurnState.PARKING
-        if turn.state is TurnState.FETCHING:
-            return None
-        stop = sequence.rows if over else turn.last_cut(sequence.kept, sequence.rows)
-        if not turn.request.store or not self._is_exportable(sequence):
-            stop = sequence.kept
-        if stop == sequence.kept and not over:
-            return None
-        return self._park_to(turn, stop, turn.number if over else None)
-
-    def _park_to(self, turn: Turn, stop: int, ending: int | None = None) -> Park:
-        sequence = turn.live
-        cuts = turn.cuts(sequence.kept, stop)
-        sequence.kept = stop
-        return Park(sequence.number, sequence.root, sequence.ids[:stop], cuts, ending)
-
-    def _is_exportable(self, sequence: Sequence) -> bool:
-        """Whether the engine can give `sequence` out as it is at its last row."""
-        return sequence.exact or self.lineage.spec.interior_restorable
+        parks = [due_park(turn, self.lineage.spec) for turn in grounded]
+        due = tuple(park for park in parks if park is not None)
+        self._stirred = self._stirred or bool(due)  # somebody may wait for just these rows
+        return due
 
     def _start(self, now: float) -> tuple[tuple[Start, ...], tuple[Resize, ...]]:
         starts: list[Start] = []
@@ -326,18 +346,15 @@ class Planner:
         return tuple(starts), tuple(resizes)
 
     def _may_start(self, turn: Turn) -> bool:
-        identity = turn.request.identity
-        if identity.exclusive:  # its turns go one after another, in order
-            of_agent = (one for one in self.turns.values() if one.request.identity == identity)
-            if next(of_agent) is not turn:
-                return False
-        return not prefix_is_coming(turn, self._running.values())
+        return self._agents.is_first(turn) and not prefix_is_coming(turn, self._running.values())
 
     def _grow(self) -> tuple[tuple[Grow, ...], tuple[Park, ...]]:
         """Make room for the next token of every decoding turn, the oldest first.
 
         Where there is none, the youngest turns give their place up and wait for it again.
         """
+        if not any(map(self._is_full, self._running.values())):
+            return (), ()
         grown: list[Grow] = []
         preempted: list[Park] = []
         for turn in sorted(self._running.values(), key=lambda one: one.number):
@@ -367,16 +384,17 @@ class Planner:
 
     def _preempt(self, turn: Turn) -> Park:
         stop = turn.live.rows if turn.request.store else turn.live.kept
-        park = self._park_to(turn, stop)
+        park = park_to(turn, stop)
         self._withdraw(turn)
-        self._queue.push_front(turn)
+        self._wait(turn)
+        self._notices.append(Preempted(turn.number))
         return park
 
     def _step(self) -> StepPlan | None:
         turns = self._running.values()
         if len(self._flying) >= self.limits.in_flight or any(map(self._is_full, turns)):
             return None
-        plan = next_step(self._steps + 1, turns, self.limits, self.lineage.spec)
+        plan = next_step(self._steps + 1, turns, self.limits, self.pace, self.lineage.spec)
         if plan is not None:
             self._steps += 1
             self._flying.append(plan)

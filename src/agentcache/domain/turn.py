@@ -66,6 +66,7 @@ class Turn:
 
     `marks` are the places in the prompt, in order, where segments shall end in any case. It went on
     from `restored` rows when it got its place; `cached` is how many these were the first time.
+    It `returned` to the queue if it had a place before.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Turn:
     tier: Tier = Tier.NONE
     miss: Miss = Miss.NONE
     admitted: bool = False
+    returned: bool = False
     sampled: "Tokens[int]" = field(factory=tokens)
     asked: int = 0  # tokens sampled, or to be sampled by steps that are not collected yet
     finish: Finish | None = None
@@ -98,6 +100,16 @@ class Turn:
         """Its sequence, which it has from FETCHING to PARKING."""
         assert self.sequence is not None, f"turn {self.number} is {self.state.value}"
         return self.sequence
+
+    @property
+    def most_restored(self) -> int:
+        """How many rows it can go on from: a token is left to run where something is to be said."""
+        return len(self.request.prompt) + len(self.sampled) - (self.max_tokens > 0)
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether it was to be prefilled only, and is."""
+        return not self.max_tokens and self.live.rows == len(self.live.ids)
 
     @property
     def to_prefill(self) -> int:

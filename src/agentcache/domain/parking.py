@@ -1,0 +1,31 @@
+"""Parking: which rows of a running turn are kept, and when."""
+
+from agentcache.domain.plan import Park
+from agentcache.domain.spec import CacheSpec
+from agentcache.domain.turn import Sequence, Turn, TurnState
+
+
+def due_park(turn: Turn, spec: CacheSpec) -> Park | None:
+    """What of `turn` is to be kept now: all of it at its end, else up to its last cut."""
+    sequence, over = turn.live, turn.state is TurnState.PARKING
+    if turn.state is TurnState.FETCHING:
+        return None
+    stop = sequence.rows if over else turn.last_cut(sequence.kept, sequence.rows)
+    if not turn.request.store or not is_exportable(sequence, spec):
+        stop = sequence.kept
+    if stop == sequence.kept and not over:
+        return None
+    return park_to(turn, stop, turn.number if over else None)
+
+
+def park_to(turn: Turn, stop: int, ending: int | None = None) -> Park:
+    """Keep the rows of `turn` up to `stop`; with `ending`, that turn is over then."""
+    sequence = turn.live
+    cuts = turn.cuts(sequence.kept, stop)
+    sequence.kept = stop
+    return Park(sequence.number, sequence.root, sequence.ids[:stop], cuts, ending)
+
+
+def is_exportable(sequence: Sequence, spec: CacheSpec) -> bool:
+    """Whether the engine can give `sequence` out as it is at its last row."""
+    return sequence.exact or spec.interior_restorable
