@@ -146,13 +146,16 @@ class Keeper:
                 corrupt.append(segment.key)
         self._settle_debts(tuple(corrupt))
 
-    def forget(self, key: SessionKey) -> Session | None:
-        """The session is deleted; its rows stay as long as others, or the caps, let them."""
+    def forget(self, key: SessionKey, done: Done = _ignore) -> Session | None:
+        """The session is deleted; its rows stay as long as others, or the caps, let them.
+
+        `done` is called as for `write`, if there is such a session.
+        """
         session = self.registry.remove(key)
         if session is not None:
             self.lineage.release(self._pins.pop(key, ()))
             self._owed_sessions.add(key)
-            self._settle_debts()
+            self._settle_debts(done=done)
         return session
 
     def check_integrity(self) -> None:
@@ -361,7 +364,7 @@ class Keeper:
 
     # -- what the home is owed ---------------------------------------------------------------
 
-    def _settle_debts(self, corrupt: tuple[bytes, ...] = ()) -> None:
+    def _settle_debts(self, corrupt: tuple[bytes, ...] = (), done: Done = _ignore) -> None:
         """Tell the home what it has to drop, and where the sessions stand of which it may not know.
 
         A session that the home has at a segment keeps it from dropping this segment: so both are
@@ -377,17 +380,23 @@ class Keeper:
             put=tuple(self._standing(session) for session in known if session is not None),
             forget=tuple(key for key in sessions if self.registry.get(key) is None),
         )
-        self._submit(change, partial(self._settled, drops, sessions), corrupt)
+        self._submit(change, partial(self._settled, drops, sessions, done), corrupt)
 
     def _settled(
-        self, drops: dict[bytes, Segment], sessions: set[SessionKey], error: Exception | None
+        self,
+        drops: dict[bytes, Segment],
+        sessions: set[SessionKey],
+        done: Done,
+        error: Exception | None,
     ) -> None:
         if error is None:
+            done(True)
             return
         if not isinstance(error, CatalogueConflict):  # a write that failed before it was in its way
             self.read_only = _text(error)
         self._owed_sessions |= sessions
         self._owed_drops |= {key: one for key, one in drops.items() if key not in self.lineage}
+        done(False)
 
     def _standing(self, session: Session) -> Session:
         """The session as the home can have it: at the last of its rows that is written."""

@@ -73,6 +73,16 @@ class PromptBuilder:
         prompt = Prompt(spans, ids, shared, body, digest)
         return evolve(prompt, miss=_miss(prompt, known, digest != known_tools))
 
+    def count_known(self, conversation: Conversation, known: Sequence[Span]) -> int:
+        """How many of the spans `known` are those of `conversation`, which waits for no answer."""
+        try:
+            rendered = self._tokenizer.render(
+                settled(conversation, self._rules), generation_prompt=False
+            )
+        except InvalidRequest:  # some templates want a user to have spoken
+            return 0
+        return matching_spans(known, rendered)
+
     def spans_after(self, prompt: Prompt, sampled: Sequence[int], text: str) -> tuple[Span, ...]:
         """The session's spans after a turn in which the client got `text` for the `sampled` ids.
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
 
+from agentcache.agents import Agents
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import (
     AgentCacheError,
@@ -36,7 +37,7 @@ from agentcache.domain.tools import tools_json
 from agentcache.loop import EngineLoop, Ticket
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
-from agentcache.succession import NAMELESS, continues
+from agentcache.succession import NAMELESS, check_name, continues
 
 STALLED_SECONDS = 120.0
 
@@ -106,14 +107,12 @@ class RunningTurn:
 
 
 @define(eq=False)
-class Service:
+class Service(Agents):
     """The use cases, over one engine loop. For use from one event loop.
 
-    `patience` is how many seconds a turn waits for a place at most.
+    What can be done with agents apart from talking to them is in `Agents`. `patience` is how many seconds a turn waits for a place at most.
     """
 
-    _loop: EngineLoop
-    _clock: Clock
     _patience: float = 60.0
 
     @property
@@ -177,7 +176,8 @@ class Service:
         """Recognise, render and tokenise. Runs in a worker thread."""
         conductor = self._loop.conductor
         identity, registry = ask.identity, conductor.keeper.registry
-        _check_name(identity)
+        if identity.exclusive and identity.name is not None:
+            check_name(identity.name)
         root = conductor.root(identity.tenant)
         known: Session | None = None
 
@@ -210,12 +210,6 @@ class Service:
             messages=ask.conversation.messages,
             tools=tools_json(ask.conversation.tools),
         )
-
-
-def _check_name(identity: Identity) -> None:
-    if identity.exclusive and identity.name and identity.name.startswith(NAMELESS):
-        problem = f"names that begin with {NAMELESS!r} are kept for conversations without a name"
-        raise InvalidRequest(problem, "agent")
 
 
 def _known(

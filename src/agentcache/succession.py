@@ -5,12 +5,22 @@ from collections.abc import Sequence
 from attrs import evolve
 
 from agentcache.domain.conversation import Message
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.lineage import Match
 from agentcache.domain.registry import SessionRegistry
-from agentcache.domain.request import TurnRequest
+from agentcache.domain.request import Identity, TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spans import RenderedSpan, Span, matching_spans
 
 NAMELESS = "~"  # how the names of sessions begin that nobody named
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidRequest unless somebody may call an agent so."""
+    Identity(name, exclusive=True)
+    if name.startswith(NAMELESS):
+        problem = f"names that begin with {NAMELESS!r} are kept for conversations without a name"
+        raise InvalidRequest(problem, "agent")
 
 
 def session_key(request: TurnRequest, registry: SessionRegistry) -> SessionKey:
@@ -52,6 +62,39 @@ def successor(
     digest = request.prompt.tools_digest
     after = base.succeeded(spans, cursor, digest, now, messages, request.tools)
     return evolve(after, usage=base.usage.plus(len(request.prompt), cached))
+
+
+def forked(session: Session, name: str, now: float) -> Session:
+    """A new session that remembers all that `session` does, at the same place in the lineage."""
+    key = evolve(session.key, name=name)
+    return Session(
+        key,
+        spans=session.spans,
+        cursor=session.cursor,
+        tools_digest=session.tools_digest,
+        parent=session.name,
+        created=now,
+        used=now,
+        messages=session.messages,
+        tools=session.tools,
+    )
+
+
+def rewound(
+    session: Session, messages: int, spans: int, cursor: Cursor | None, now: float
+) -> Session:
+    """The session with only so many of its messages and spans left."""
+    kept = session.messages[:messages]
+    digest, tools = session.tools_digest, session.tools
+    return session.succeeded(session.spans[:spans], cursor, digest, now, kept, tools)
+
+
+def stepped_back(path: Match, row: int) -> Cursor | None:
+    """The place on `path` after its first `row` rows, or at its end; None for no row."""
+    for step in reversed(path.steps):
+        if step.segment.start < row:
+            return Cursor(step.segment.key, min(row, step.stop))
+    return None
 
 
 def continues(known: Session, spans: Sequence[RenderedSpan | Span]) -> bool:

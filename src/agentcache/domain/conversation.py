@@ -37,6 +37,14 @@ class Conversation:
     tools: tuple[Mapping[str, Json], ...] = field(default=())
 
 
+def turn_starts(messages: Sequence[Message]) -> tuple[int, ...]:
+    """Where the turns of a conversation begin: at what a user says after somebody else."""
+    roles = ["", *(message.role for message in messages)]
+    return tuple(
+        at for at in range(len(messages)) if roles[at + 1] == "user" and roles[at] != "user"
+    )
+
+
 def encodable(text: str, place: str) -> str:
     """`text` as it is. Raises InvalidRequest, which names `place`, for a lone surrogate in it."""
     try:

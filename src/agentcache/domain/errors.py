@@ -6,6 +6,8 @@ AgentCacheError
 ├── Unauthenticated         no key, or one that is not in force
 ├── Forbidden               the key does not allow this
 ├── UnknownAgent            no agent of this name
+├── AgentExists             an agent of this name is there already
+├── AgentBusy               the agent is answering; what was asked for has to wait until it has
 ├── Overloaded              refused now, worth a retry after `retry_after` seconds
 ├── Unavailable             starting, swapping or draining; retry after `retry_after` seconds
 ├── TurnCancelled           the client went away
@@ -84,6 +86,27 @@ class UnknownAgent(AgentCacheError):
 
     def __str__(self) -> str:
         return f"there is no agent called {self.name!r}"
+
+
+@frozen(str=False)
+class AgentExists(AgentCacheError):
+    """There is an agent called `name` already, which is not replaced."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"there is an agent called {self.name!r} already; choose another name, or delete it"
+
+
+@frozen(str=False)
+class AgentBusy(AgentCacheError):
+    """A turn of the agent `name` runs or waits, so its conversation cannot be changed now."""
+
+    name: str
+    retry_after: float = 1.0
+
+    def __str__(self) -> str:
+        return f"agent {self.name!r} is answering; try again when it has, or cancel the answer"
 
 
 @frozen(str=False)

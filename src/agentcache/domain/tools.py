@@ -29,6 +29,11 @@ def tools_json(tools: Sequence[Mapping[str, Json]]) -> str:
     return json.dumps(canonical_tools(tools), ensure_ascii=False, separators=(",", ":"))
 
 
+def parsed_tools(text: str) -> tuple[Mapping[str, Json], ...]:
+    """The tools that `tools_json` wrote."""
+    return tuple(json.loads(text)) if text else ()
+
+
 def tools_digest(tools: Sequence[Mapping[str, Json]]) -> bytes:
     """16 bytes that differ when the tools do; b"" for none."""
     text = tools_json(tools)
