@@ -17,8 +17,10 @@ from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import (
     AgentCacheError,
     InvalidRequest,
+    ModelError,
     TurnCancelled,
     TurnFailed,
+    Unavailable,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.registry import SessionRegistry
@@ -35,11 +37,13 @@ from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan
 from agentcache.domain.tools import tools_json
 from agentcache.loop import EngineLoop, Ticket
+from agentcache.model_shelf import ModelShelf
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
 from agentcache.succession import NAMELESS, check_name, continues
 
 STALLED_SECONDS = 120.0
+_LONGEST_SWAP = 3600.0  # seconds that turns may be waited for
 
 
 @frozen
@@ -110,10 +114,12 @@ class RunningTurn:
 class Service(Agents):
     """The use cases, over one engine loop. For use from one event loop.
 
-    What can be done with agents apart from talking to them is in `Agents`. `patience` is how many seconds a turn waits for a place at most.
+    What can be done with agents apart from talking to them is in `Agents`. `patience` is how many seconds a turn waits for a place at most. Other models are on the
+    `shelf`.
     """
 
     _patience: float = 60.0
+    _shelf: ModelShelf | None = None
 
     @property
     def model(self) -> ModelCard:
@@ -147,12 +153,47 @@ class Service(Agents):
             raise
         return RunningTurn(request.id, admitted, ticket, events, self._loop)
 
+    def known_models(self) -> tuple[str, ...]:
+        """What the models kept on this machine are swapped to by. Looks at the disk."""
+        return self._shelf.known() if self._shelf is not None else ()
+
+    async def swap(self, ref: str, within: float = 30.0) -> ModelCard:
+        """Serve the model `ref` in place of the present one, once it is on disk.
+
+        Until the other one is loaded, turns are refused (Unavailable); those that run finish
+        `within` seconds, or are cancelled then, and what they computed is kept. Every agent of the
+        present model goes on when that one is swapped back. Raises ModelError when the model
+        cannot be found, fetched or loaded (then the present one is served again), Unavailable when
+        there is another swap. Cancelling the call ends nothing once the turns are refused.
+        """
+        if self._shelf is None:
+            raise ModelError(ref, "this service cannot change its model")
+        if not 0 <= within <= _LONGEST_SWAP:
+            raise InvalidRequest(f"within must be 0 to {_LONGEST_SWAP:.0f} seconds", "within")
+        if self._loop.phase != "serving":
+            raise Unavailable(self._loop.phase)
+        found = await asyncio.wrap_future(self._shelf.find(ref))
+        if found.folder.digest == self.model.digest:
+            return self.model
+        swapped = asyncio.wrap_future(self._loop.swap(found.assembly, within))
+        try:
+            return await asyncio.shield(swapped)
+        except AgentCacheError:
+            raise
+        except Exception as error:
+            problem = f"it cannot be loaded: {type(error).__name__}: {error}"
+            raise ModelError(ref, problem, "The model from before is served again") from None
+
     def health(self) -> Health:
         """How the service is, for probes."""
-        stalled = self._clock.monotonic() - self._loop.beat > STALLED_SECONDS
-        live = self._loop.is_alive() and not (stalled and self._loop.beat > 0)
-        detail: dict[str, str | int | float] = {"phase": self._loop.phase}
-        ready = live and self._loop.phase == "serving"
+        phase, beat = self._loop.phase, self._loop.beat
+        silent = self._clock.monotonic() - beat if beat and not self._loop.is_loading else 0.0
+        stalled = phase != "stopped" and silent > STALLED_SECONDS
+        live = (self._loop.is_alive() or phase == "stopped") and not stalled
+        detail: dict[str, str | int | float] = {"phase": phase}
+        if stalled:
+            detail["engine"] = f"has not finished a step for {silent:.0f} s"
+        ready = live and phase == "serving"
         if ready and (trouble := self._loop.conductor.keeper.read_only):
             detail["store"] = f"read-only: {trouble}"
         return Health(live, ready, self._loop.beat > 0, detail)
