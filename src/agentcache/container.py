@@ -16,6 +16,7 @@ from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
 from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
+from agentcache.model_shelf import ModelShelf
 from agentcache.ports.engine import Engine
 from agentcache.ports.model_source import ModelFolder
 from agentcache.ports.tokenizer import Tokenizer
@@ -106,4 +107,13 @@ class Container(containers.DeclarativeContainer):
         durable=providers.Callable(_is_durable, settings),
     )
     loop = providers.Singleton(EngineLoop, assembly, clock, telemetry)
-    service = providers.Singleton(Service, loop, clock, settings.provided.queue_timeout)
+    shelf = providers.Singleton(
+        ModelShelf,
+        model_source,
+        assembly,
+        open_engine=providers.Factory(
+            open_model, settings=settings, cache_dir=home.provided.path
+        ).provider,
+        open_tokenizer=open_tokenizer,
+    )
+    service = providers.Singleton(Service, loop, clock, settings.provided.queue_timeout, shelf)

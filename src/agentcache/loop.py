@@ -19,7 +19,8 @@ from agentcache import native_end
 from agentcache.conductor import Conductor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.request import TurnRequest
-from agentcache.keeper import Keeper, Post
+from agentcache.keeper import Keeper
+from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
 from agentcache.ports.telemetry import Telemetry
@@ -254,6 +255,8 @@ class EngineLoop:
         finally:
             self.is_loading = False
         self._models += 1
+        if self.beat:
+            self.beat = self.clock.monotonic()
         self._load_seconds = max(1.0, self.clock.monotonic() - began)
         self.phase = "serving" if self._stop_at is None else "draining"
 
