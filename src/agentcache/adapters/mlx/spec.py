@@ -1,6 +1,6 @@
 """`CacheSpec` of a model, read off the cache objects that the model makes for itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import mlx.core as mx
@@ -35,8 +35,13 @@ def probed(model: LanguageModel, name: str) -> tuple[CacheSpec, int]:
     caches: list[object] = make_prompt_cache(model)
     logits = model(mx.array(_PROBE), cache=caches)
     mx.eval(logits, [array for leaf in leaves(caches) for array in _arrays(leaf)])
+    return described(caches, name), logits.shape[-1]
+
+
+def described(caches: Sequence[object], name: str) -> CacheSpec:
+    """The spec of caches that a model has filled. Raises ModelError as `probed` does."""
     layers = tuple(_layer(leaf, name) for leaf in leaves(caches))
-    return CacheSpec(layers, _row_dtype(caches, name)), logits.shape[-1]
+    return CacheSpec(layers, _row_dtype(caches, name))
 
 
 def leaves(caches: Iterable[object]) -> Iterator[object]:

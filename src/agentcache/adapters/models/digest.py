@@ -117,6 +117,16 @@ def model_digest(folder: Path, memo: DigestMemo, progress: Progress | None = Non
     return digest.digest()
 
 
+def adapter_digest(base: bytes, folder: Path, memo: DigestMemo) -> bytes:
+    """32 bytes for the model `base` with the adapter in `folder` over it. Raises OSError."""
+    files = sorted(set(_files(folder)))
+    digest = hashlib.sha256(b"agentcache adapter 1\n" + base)
+    for file, content in zip(files, memo.of(files), strict=True):
+        name = file.name.encode()
+        digest.update(len(name).to_bytes(4, "little") + name + content)
+    return digest.digest()
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for pattern in _PATTERNS:
         yield from (path for path in folder.glob(pattern) if path.is_file())

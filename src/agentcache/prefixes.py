@@ -1,0 +1,212 @@
+"""Rows by token ids, without an engine: for programs that run the model themselves.
+
+The keeper, the fetcher and the store thread as they work for the engine; what they post is run by
+whoever calls next, so nothing here needs a thread of its own.
+"""
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from attrs import define, field, frozen
+
+from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.plan import Park
+from agentcache.domain.registry import SessionRegistry
+from agentcache.domain.request import Tier
+from agentcache.domain.segment import root_key
+from agentcache.domain.session import DEFAULT_TENANT
+from agentcache.domain.spec import CacheSpec
+from agentcache.domain.tokens import Tokens
+from agentcache.fetcher import Fetched, Fetcher
+from agentcache.keeper import Keeper
+from agentcache.ports.codec import Codec
+from agentcache.ports.engine import RowSource
+from agentcache.ports.rows import Rows
+from agentcache.ports.segment_store import SegmentStore
+from agentcache.ports.session_store import SessionStore
+from agentcache.ports.telemetry import Telemetry
+from agentcache.writer import Writer
+
+_CALLER = 0  # the one sequence that a caller ever exports from
+
+
+@frozen
+class Origin:
+    """Whose rows these are: what computes them, and the tenant they are kept for.
+
+    `digest` covers everything that changes their values, the program that computes them included.
+    """
+
+    digest: bytes
+    spec: CacheSpec
+    tenant: str = DEFAULT_TENANT
+    epoch: int = 1
+
+
+@frozen
+class Stores:
+    """Where rows are kept: encoded how, in which stores, in how many bytes of RAM and of disk."""
+
+    codec: Codec
+    segments: SegmentStore
+    sessions: SessionStore
+    telemetry: Telemetry
+    memory: int
+    disk: int
+
+
+@frozen
+class Kept:
+    """What became of rows that should be kept.
+
+    `new` of them were encoded, the others were there. `durable` says whether all of them are in the
+    home; None when nobody waited for that. `problem` says why they are not.
+    """
+
+    new: int
+    durable: bool | None = None
+    problem: str | None = None
+
+
+@define(eq=False)
+class PrefixStore:
+    """Keeps the rows of token sequences and gives back those of the longest known prefix.
+
+    Safe to call from any thread, one call at a time; every method raises ValueError after `close`.
+    """
+
+    root: bytes
+    _keeper: Keeper
+    _fetcher: Fetcher
+    _posted: "SimpleQueue[Callable[[], None]]"
+    _lock: threading.RLock = field(factory=threading.RLock, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    @classmethod
+    def open(cls, origin: Origin, stores: Stores) -> "PrefixStore":
+        """Take in what the stores hold. Raises what they raise, and closes them then."""
+        posted: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        writer = Writer(stores.segments, stores.sessions)
+        catalogue, salt = writer.open()
+        keeper = Keeper(
+            spec=origin.spec,
+            codec=stores.codec,
+            lineage=Lineage(origin.spec),
+            registry=SessionRegistry(),
+            writer=writer,
+            telemetry=stores.telemetry,
+            post=posted.put,
+            warm_cap=stores.memory,
+            cold_cap=stores.disk,
+        )
+        try:
+            keeper.open(catalogue)
+        except BaseException:
+            writer.close()
+            raise
+        root = root_key(
+            origin.digest,
+            origin.spec.dtype,
+            origin.epoch,
+            stores.codec.name,
+            origin.tenant,
+            salt,
+        )
+        fetcher = Fetcher(origin.spec, stores.codec, stores.segments)
+        return cls(root, keeper, fetcher, posted)
+
+    @property
+    def spec(self) -> CacheSpec:
+        """The cache whose rows are kept."""
+        return self._keeper.spec
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of encoded rows in RAM."""
+        with self._lock:
+            return self._keeper.lineage.nbytes(Tier.WARM)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of encoded rows in the home, those of other models among them."""
+        with self._lock:
+            return self._keeper.cold_bytes
+
+    def known(self, ids: "Tokens[int]") -> int:
+        """How many rows `restore` would restore, if nothing turns out to be unusable."""
+        with self._lock:
+            self._catch_up()
+            return self._match(ids).restore
+
+    def restore(self, ids: "Tokens[int]", blank: Callable[[int], Rows]) -> int:
+        """Fill in the rows of the longest known prefix that leaves one of `ids` to run.
+
+        `blank(n)` makes arrays for the first n rows, and is called again when stored rows turn out
+        to be unusable: only the last ones count. Returns how many rows they hold; 0 is a miss.
+        """
+        with self._lock:
+            self._catch_up()
+            while (path := self._match(ids)).restore:
+                if self._read(path, blank(path.restore)):
+                    return path.restore
+            return 0
+
+    def keep(self, ids: "Tokens[int]", source: RowSource, wait: bool = True) -> Kept:
+        """Encode the rows of `ids` that are not known yet, and write them.
+
+        With `wait` it returns when they are durable, or cannot be; without it they are written soon
+        after. Raises what `source` and the codec raise; nothing was kept then.
+        """
+        with self._lock:
+            self._catch_up()
+            before = self._keeper.lineage.match(self.root, ids).length
+            park = Park(_CALLER, self.root, ids, (len(ids),))
+            path = self._keeper.keep(source, park)
+            durable: list[bool] = []
+            self._keeper.write(path, None, durable.append)
+            while wait and not durable:
+                self._posted.get()()
+            self._keeper.trim()
+            problem = None if all(durable) else self._keeper.read_only
+            return Kept(path.length - before, durable[0] if durable else None, problem)
+
+    def flush(self) -> None:
+        """Wait until nothing is left to be written."""
+        with self._lock:
+            self._catch_up()
+            while self._keeper.is_writing:
+                self._posted.get()()
+
+    def close(self) -> None:
+        """Write what is left to be written, and close the catalogue."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._keeper.writer.close()
+                self._fetcher.close()
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless everything adds up."""
+        with self._lock:
+            self._keeper.check_integrity()
+            self._keeper.lineage.check_integrity()
+
+    def _catch_up(self) -> None:
+        if self._closed:
+            raise ValueError("the prompt caches are closed: open them again")
+        while not self._posted.empty():
+            self._posted.get()()
+
+    def _match(self, ids: "Tokens[int]") -> Match:
+        return self._keeper.lineage.match(self.root, ids, max(len(ids) - 1, 0))
+
+    def _read(self, path: Match, out: Rows) -> bool:
+        found: SimpleQueue[Fetched] = SimpleQueue()
+        self._keeper.lineage.touch(path.keys)
+        self._fetcher.fetch(path.restoring(), self._keeper.warm, out, found.put)
+        fetched = found.get()
+        self._keeper.promote(fetched.read)
+        self._keeper.discard(fetched.failed)
+        self._keeper.trim()
+        return not fetched.failed
