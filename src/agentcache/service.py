@@ -114,8 +114,8 @@ class RunningTurn:
 class Service(Agents):
     """The use cases, over one engine loop. For use from one event loop.
 
-    What can be done with agents apart from talking to them is in `Agents`. `patience` is how many seconds a turn waits for a place at most. Other models are on the
-    `shelf`.
+    What can be done with agents apart from talking to them is in `Agents`. `patience` is how many
+    seconds a turn waits for a place at most. Other models are on the `shelf`.
     """
 
     _patience: float = 60.0
