@@ -35,7 +35,7 @@ PATIENCE = 60.0  # seconds after which a test that waits for something has faile
 
 @define(eq=False)
 class Inbox:
-    """Calls for the engine thread. Those of the store thread come first."""
+    """Calls for the engine thread: of the store thread first, then of readers, then of clients."""
 
     _calls: list[tuple[str, Callable[[], None]]] = field(factory=list, init=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
@@ -49,17 +49,27 @@ class Inbox:
             self._changed.notify_all()
 
     def wait_for(self, calls: int) -> None:
-        """Return when so many calls are there."""
+        """Return when so many calls of threads are there."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self._calls) >= calls, PATIENCE)
+            assert self._changed.wait_for(lambda: self._of_threads() >= calls, PATIENCE)
+
+    def _of_threads(self) -> int:
+        return sum(_rank(thread) < _CLIENT for thread, _ in self._calls)
 
     def run(self) -> None:
         """Run all calls that are there, and those that come of them."""
         while self._calls:
             with self._changed:
                 calls, self._calls = self._calls, []
-            for _, call in sorted(calls, key=lambda one: "reader" in one[0]):
+            for _, call in sorted(calls, key=lambda one: _rank(one[0])):
                 call()
+
+
+_CLIENT = 2
+
+
+def _rank(thread: str) -> int:
+    return next((rank for rank, kind in enumerate(("store", "reader")) if kind in thread), _CLIENT)
 
 
 @define(eq=False)
@@ -185,7 +195,7 @@ class World:
         turns = self.conductor.planner.turns.values()
         fetches = sum(turn.state is TurnState.FETCHING for turn in turns)
         self._release()
-        self._inbox.wait_for(self.conductor.keeper._untold + fetches)
+        self._inbox.wait_for(self.conductor.keeper.outbox.untold + fetches)
         self._hold()
 
     def settle(self) -> None:
@@ -209,6 +219,10 @@ class World:
 
     def cancel(self, said: Said) -> None:
         self.conductor.planner.cancel(said.number)
+
+    def cancel_last(self, said: Said) -> None:
+        """Stop the turn in the next step, right after all that threads have told by then."""
+        self._inbox.post(lambda: self.conductor.planner.cancel(said.number))
 
     def say(self, talk: Talk, text: str, max_tokens: int = 6, **fields: object) -> Said:
         """A whole turn, whose answer must be right, and which the agent remembers."""
@@ -302,7 +316,7 @@ class World:
         self.disk.segments.check_integrity()
         known = {one.key for one in self.disk.sessions.load().segments}
         cold = {one.key for one in self.segments(Tier.COLD)}
-        assert known - self.conductor.keeper._owed_drops.keys() == cold
+        assert known - self.conductor.keeper.outbox.dropping.keys() == cold
         assert self.disk.segments._kept.keys() - self.disk.orphans <= known
 
 

@@ -21,8 +21,8 @@ from agentcache.domain.lineage import Match, Step
 from agentcache.domain.request import Tier
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tools import parsed_tools
-from agentcache.outbox import Done
 from agentcache.loop import EngineLoop
+from agentcache.outbox import Done
 from agentcache.ports.clock import Clock
 from agentcache.succession import NAMELESS, check_name, forked, rewound, stepped_back
 

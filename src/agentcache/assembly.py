@@ -14,7 +14,8 @@ from agentcache.domain.pool import BLOCK_TOKENS, BlockPool
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.spec import CacheSpec
 from agentcache.fetcher import Fetcher
-from agentcache.keeper import Keeper, Post
+from agentcache.keeper import Keeper
+from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import Engine, ModelCard

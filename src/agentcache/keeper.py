@@ -4,7 +4,7 @@ Runs on the engine thread, which alone changes the lineage and the registry. Dec
 written and what has to leave; the writing itself is the store thread's.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -18,19 +18,14 @@ from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spec import CacheSpec
+from agentcache.outbox import FILE_OVERHEAD, Done, Outbox, Post, text_of, weight
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import RowSource
 from agentcache.ports.payload import Payload
 from agentcache.ports.session_store import Catalogue, Commit
 from agentcache.ports.telemetry import Telemetry
 from agentcache.succession import NAMELESS
-from agentcache.writer import Job, Writer
-
-FILE_OVERHEAD = 4096  # header of a segment file, and rounding up to whole disk blocks
-
-Post = Callable[[Callable[[], None]], None]
-Done = Callable[[bool], None]
-Took = Callable[[Exception | None], None]
+from agentcache.writer import Writer
 
 
 def _ignore(_durable: bool) -> None:
@@ -41,9 +36,8 @@ def _ignore(_durable: bool) -> None:
 class Keeper:
     """Owns the warm payloads, and keeps both tiers within their caps.
 
-    `post` runs a call on the engine thread, where the store thread's answers are taken.
-    `read_only` says why nothing can be written at the moment; every turn tries again. What the home
-    could not be told is owed to it, and told with the next change.
+    `post` runs a call on the engine thread, where the store thread's answers are taken. While
+    nothing can be written (`read_only`), every turn tries again.
     """
 
     spec: CacheSpec
@@ -55,14 +49,19 @@ class Keeper:
     post: Post
     warm_cap: int
     cold_cap: int
-    read_only: str | None = field(default=None, init=False)
+    outbox: Outbox = field(init=False)
     _warm: dict[bytes, Payload] = field(factory=dict, init=False)
-    _writing: dict[bytes, Segment] = field(factory=dict, init=False)
     _pins: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
-    _owed_drops: dict[bytes, Segment] = field(factory=dict, init=False)
-    _owed_sessions: set[SessionKey] = field(factory=set, init=False)
     _behind: set[SessionKey] = field(factory=set, init=False)  # their rows could not be written
-    _untold: int = field(default=0, init=False)
+
+    @outbox.default
+    def _new_outbox(self) -> Outbox:
+        return Outbox(self.lineage, self.registry, self.writer, self.post)
+
+    @property
+    def read_only(self) -> str | None:
+        """Why nothing can be written at the moment."""
+        return self.outbox.read_only
 
     @property
     def warm(self) -> Mapping[bytes, Payload]:
@@ -72,13 +71,13 @@ class Keeper:
     @property
     def is_writing(self) -> bool:
         """Whether the store thread has something to do, or to tell."""
-        return self._untold > 0
+        return self.outbox.untold > 0
 
     @property
     def cold_bytes(self) -> int:
         """What the segments in the home take there, those among them that it failed to drop."""
         known = self.lineage.nbytes(Tier.COLD) + FILE_OVERHEAD * self.lineage.count(Tier.COLD)
-        return known + _weight(self._owed_drops.values())
+        return known + weight(self.outbox.dropping.values())
 
     def open(self, catalogue: Catalogue) -> None:
         """Take in what the home holds, and bring it within the cap."""
@@ -131,7 +130,7 @@ class Keeper:
         if count:
             freed = before - self.lineage.nbytes(Tier.WARM)
             self.telemetry.evicted(Tier.WARM, count, freed)
-            self._settle_debts()
+            self.outbox.settle()
 
     # -- losing ------------------------------------------------------------------------------
 
@@ -142,9 +141,9 @@ class Keeper:
             self.telemetry.corrupt(str(error))
             if segment.key in self.lineage:
                 self._cut(segment.key)
-            if segment.key in self._owed_drops:
+            if segment.key in self.outbox.dropping:
                 corrupt.append(segment.key)
-        self._settle_debts(tuple(corrupt))
+        self.outbox.settle(tuple(corrupt))
 
     def forget(self, key: SessionKey, done: Done = _ignore) -> Session | None:
         """The session is deleted; its rows stay as long as others, or the caps, let them.
@@ -154,8 +153,8 @@ class Keeper:
         session = self.registry.remove(key)
         if session is not None:
             self.lineage.release(self._pins.pop(key, ()))
-            self._owed_sessions.add(key)
-            self._settle_debts(done=done)
+            self.outbox.move(key)
+            self.outbox.settle(done=done)
         return session
 
     def check_integrity(self) -> None:
@@ -164,7 +163,7 @@ class Keeper:
         warm = {segment for segment in self._warm if self.lineage.resides(segment, Tier.WARM)}
         if warm != self._warm.keys() or len(warm) != self.lineage.count(Tier.WARM):
             raise IntegrityError("the payloads in RAM are not those of the warm tier")
-        if any(not self.lineage.resides(segment, Tier.WARM) for segment in self._writing):
+        if any(not self.lineage.resides(segment, Tier.WARM) for segment in self.outbox.writing):
             raise IntegrityError("a segment is being written that is not in RAM")
         for session in self.registry:
             at = session.cursor
@@ -191,7 +190,7 @@ class Keeper:
         """`segment` is gone: its sessions stand where it began. Nameless ones without rows go."""
         cursor = Cursor(segment.parent, segment.start) if segment.parent else None
         for session in self.registry.at_segment(segment.key):
-            self._owed_sessions.add(session.key)
+            self.outbox.move(session.key)
             if cursor is None and session.name.startswith(NAMELESS) and not session.pinned:
                 self.registry.remove(session.key)
             else:
@@ -209,17 +208,18 @@ class Keeper:
     def _write(self, path: Match, session: Session | None, done: Done, attempts: int) -> None:
         segments = self._unwritten(path)
         if not segments and session is None:
-            done(self._durable(path) == path.cursor)
+            done(self.outbox.durable(path) == path.cursor)
             return
         self.lineage.hold(path.keys)
-        if not self._make_room(_weight(segments)) and segments:
-            self.read_only = f"the disk cap of {self.cold_cap} bytes has no room for a turn"
+        if not self._make_room(weight(segments)) and segments:
+            self.outbox.read_only = f"the disk cap of {self.cold_cap} bytes has no room for a turn"
             segments = ()
-        self._writing.update((segment.key, segment) for segment in segments)
-        standing = session and evolve(session, cursor=self._durable(path))
-        self._submit(
+        self.outbox.begin(segments)
+        standing = session and evolve(session, cursor=self.outbox.durable(path))
+        self.outbox.submit(
             Commit(add=segments, put=(standing,) if standing else ()),
             partial(self._written, path, segments, session, done, attempts - 1),
+            self._warm,
         )
 
     def _written(
@@ -231,14 +231,11 @@ class Keeper:
         attempts: int,
         error: Exception | None,
     ) -> None:
-        # One that was cut in the meantime, and perhaps made anew, is another one.
-        ours = tuple(one for one in segments if self._writing.get(one.key) is one)
-        for segment in ours:
-            del self._writing[segment.key]
+        ours = self.outbox.finish(segments)
         self.lineage.release(path.keys)
         if error is None:
             self._added(ours)
-            done(self._durable(path) == path.cursor)
+            done(self.outbox.durable(path) == path.cursor)
             if ours:
                 self._catch_up()
         else:
@@ -249,14 +246,14 @@ class Keeper:
         for segment in segments:
             self.lineage.add(segment, Tier.COLD)
         if segments:
-            self.read_only = None
+            self.outbox.read_only = None
             self.telemetry.stored(len(segments), sum(segment.nbytes for segment in segments))
 
     def _not_written(
         self, path: Match, session: Session | None, done: Done, attempts: int, error: Exception
     ) -> None:
         if session is not None:  # the home has it where it was before
-            self._owed_sessions.add(session.key)
+            self.outbox.move(session.key)
         if attempts and isinstance(error, StoreFull | CatalogueConflict):
             if isinstance(error, StoreFull):
                 self._evict(error.needed)
@@ -266,7 +263,7 @@ class Keeper:
             return
         if session is not None:
             self._behind.add(session.key)
-        self.read_only = _text(error)
+        self.outbox.read_only = text_of(error)
         done(False)
 
     def _catch_up(self) -> None:
@@ -288,19 +285,7 @@ class Keeper:
 
     def _unwritten(self, path: Match) -> tuple[Segment, ...]:
         found = (step.segment for step in path.steps if step.segment.key in self._warm)
-        return tuple(segment for segment in found if not self._is_written(segment.key))
-
-    def _is_written(self, key: bytes) -> bool:
-        return key in self._writing or self.lineage.resides(key, Tier.COLD)
-
-    def _durable(self, path: Match) -> Cursor | None:
-        """The last row of the path that is, or is about to be, in the home."""
-        cursor = None
-        for step in path.steps:
-            if not self._is_written(step.segment.key):
-                break
-            cursor = Cursor(step.segment.key, step.stop)
-        return cursor
+        return tuple(segment for segment in found if not self.outbox.is_written(segment.key))
 
     def _append(self, source: RowSource, park: Park, path: Match, stop: int) -> None:
         start, parent = path.length, path.cursor
@@ -311,24 +296,11 @@ class Keeper:
         self._warm[segment.key] = payload
         self.lineage.add(segment, Tier.WARM)
 
-    def _submit(self, commit: Commit, took: Took, corrupt: tuple[bytes, ...] = ()) -> None:
-        """Ask the store thread for `commit`; `took` is told on this thread what came of it."""
-        self._untold += 1
-
-        def told(error: Exception | None) -> None:
-            self._untold -= 1
-            took(error)
-
-        payloads = tuple((segment, self._warm[segment.key]) for segment in commit.add)
-        self.writer.submit(
-            Job(commit, payloads, corrupt, lambda error: self.post(partial(told, error)))
-        )
-
     # -- caps --------------------------------------------------------------------------------
 
     def _make_room(self, incoming: int) -> bool:
         """Evict until `incoming` bytes fit under the cold cap; False when they never will."""
-        room = self.cold_cap - _weight(self._writing.values())
+        room = self.cold_cap - weight(self.outbox.writing.values())
         if incoming > room:
             self._evict(self.cold_bytes - room)
             return False
@@ -338,11 +310,11 @@ class Keeper:
         """Let segments leave the home until it holds `excess` bytes less."""
         freed = count = 0
         while freed < excess and (victim := self.lineage.coldest(Tier.COLD)) is not None:
-            count, freed = count + 1, freed + _weight([victim])
+            count, freed = count + 1, freed + weight([victim])
             self._cut(victim.key)
         if count:
             self.telemetry.evicted(Tier.COLD, count, freed)
-        self._settle_debts()
+        self.outbox.settle()
         return freed >= excess
 
     def _leave_warm(self, victim: Segment) -> None:
@@ -358,56 +330,5 @@ class Keeper:
             key
         ):  # leaves first, so that sessions step back all the way
             self._warm.pop(segment.key, None)
-            self._writing.pop(segment.key, None)
-            self._owed_drops[segment.key] = segment
+            self.outbox.drop(segment)
             self._step_back(segment)
-
-    # -- what the home is owed ---------------------------------------------------------------
-
-    def _settle_debts(self, corrupt: tuple[bytes, ...] = (), done: Done = _ignore) -> None:
-        """Tell the home what it has to drop, and where the sessions stand of which it may not know.
-
-        A session that the home has at a segment keeps it from dropping this segment: so both are
-        told in one change.
-        """
-        drops, self._owed_drops = self._owed_drops, {}
-        sessions, self._owed_sessions = self._owed_sessions, set()
-        if not drops and not sessions:
-            return
-        known = [self.registry.get(key) for key in sessions]
-        change = Commit(
-            drop=tuple(key for key in drops if key not in self.lineage),
-            put=tuple(self._standing(session) for session in known if session is not None),
-            forget=tuple(key for key in sessions if self.registry.get(key) is None),
-        )
-        self._submit(change, partial(self._settled, drops, sessions, done), corrupt)
-
-    def _settled(
-        self,
-        drops: dict[bytes, Segment],
-        sessions: set[SessionKey],
-        done: Done,
-        error: Exception | None,
-    ) -> None:
-        if error is None:
-            done(True)
-            return
-        if not isinstance(error, CatalogueConflict):  # a write that failed before it was in its way
-            self.read_only = _text(error)
-        self._owed_sessions |= sessions
-        self._owed_drops |= {key: one for key, one in drops.items() if key not in self.lineage}
-        done(False)
-
-    def _standing(self, session: Session) -> Session:
-        """The session as the home can have it: at the last of its rows that is written."""
-        path = self.lineage.path(session.cursor) if session.cursor else Match()
-        return evolve(session, cursor=self._durable(path))
-
-
-def _weight(segments: Iterable[Segment]) -> int:
-    """What segments take in the home."""
-    return sum(segment.nbytes + FILE_OVERHEAD for segment in segments)
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -31,7 +31,7 @@ from agentcache.assembly import LEAST_SHARED
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Session
 from agentcache.domain.tokens import Tokens, tokens
-from agentcache.keeper import FILE_OVERHEAD
+from agentcache.outbox import FILE_OVERHEAD
 from agentcache.ports.payload import Payload
 from agentcache.ports.rows import empty_rows
 from agentcache.ports.session_store import Catalogue

@@ -17,7 +17,7 @@ from agentcache.domain.errors import PromptTooLong, StoreFull
 from agentcache.domain.events import Ended
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Sampling, Tier
-from agentcache.keeper import FILE_OVERHEAD
+from agentcache.outbox import FILE_OVERHEAD
 from tests.frail import Disk
 from tests.talks import Said, Talk
 from tests.world import World

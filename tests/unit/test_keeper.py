@@ -8,7 +8,7 @@ from attrs import evolve
 from agentcache.domain.errors import IntegrityError, StoreFull
 from agentcache.domain.request import Miss, Tier
 from agentcache.domain.session import Cursor, SessionKey
-from agentcache.keeper import FILE_OVERHEAD
+from agentcache.outbox import FILE_OVERHEAD
 from tests.talks import Said, Talk
 from tests.world import World
 
@@ -250,10 +250,10 @@ class TestIntegrity:
         world.say(Talk("ada"), "one")
         (segment,) = world.segments(Tier.COLD)
         world.leave_warm()
-        world.conductor.keeper._writing[segment.key] = segment
+        world.conductor.keeper.outbox._writing[segment.key] = segment
         with pytest.raises(IntegrityError, match="being written"):
             world.conductor.check_integrity()
-        world.conductor.keeper._writing.clear()
+        world.conductor.keeper.outbox._writing.clear()
 
     @pytest.mark.parametrize("row", [0, 10_000])
     def test_sessions_must_stand_where_rows_are(self, world: World, row: int) -> None:

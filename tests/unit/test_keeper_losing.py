@@ -9,7 +9,7 @@ from attrs import evolve
 from agentcache.domain.errors import CatalogueConflict, StoreFull
 from agentcache.domain.request import Miss, Tier
 from agentcache.domain.turn import TurnState
-from agentcache.keeper import FILE_OVERHEAD
+from agentcache.outbox import FILE_OVERHEAD
 from agentcache.ports.session_store import Commit
 from tests.frail import Disk
 from tests.talks import Talk
@@ -210,7 +210,7 @@ class TestBadSegments:
             said = world.begin(ask)  # makes the same segment anew, before the old one is dropped
             while said.number in world.conductor.planner.turns:
                 world.step()
-            made = list(world.conductor.keeper._writing.values())
+            made = list(world.conductor.keeper.outbox._writing.values())
             world.conductor.keeper.discard([(made[0], OSError())])
             again = world.begin(ask)
             while again.number in world.conductor.planner.turns:

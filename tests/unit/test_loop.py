@@ -24,8 +24,8 @@ from agentcache.domain.events import Admitted, Ended, Event
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish
 from agentcache.domain.session import Cursor, Session, SessionKey
-from agentcache.keeper import Post
 from agentcache.loop import EngineLoop
+from agentcache.outbox import Post
 from agentcache.service import Ask
 from tests.talks import Talk
 from tests.world import PATIENCE, Looped, World, looped
