@@ -280,7 +280,8 @@ class Conductor:
 
     def _say(self, notice: Token) -> None:
         turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]
-        stopped = speech.say(notice.token, self.clock.monotonic(), is_text=not notice.end)
+        now, is_text = self.clock.monotonic(), not notice.end
+        stopped = speech.say(notice.token, now, is_text, notice.logprobs)
         if not stopped and turn.finish is None:
             return
         speech.close()

@@ -6,6 +6,7 @@ from attrs import define, field
 
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted, Delta, Event
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import TurnRequest
 from agentcache.domain.stopping import StopMatcher
 from agentcache.domain.tokens import Tokens, tokens
@@ -31,6 +32,7 @@ class Speech:
     stop: str | None = field(default=None, init=False)
     _parts: list[str] = field(factory=list, init=False)
     _unreported: int = field(default=0, init=False)
+    _likely: list[tuple[int, Logprobs]] = field(factory=list, init=False)
     _matcher: StopMatcher = field(init=False)
 
     @_matcher.default
@@ -47,11 +49,15 @@ class Speech:
         self.admitted = True
         self.emit(admitted)
 
-    def say(self, token: int, now: float, is_text: bool = True) -> bool:
+    def say(
+        self, token: int, now: float, is_text: bool = True, logprobs: Logprobs | None = None
+    ) -> bool:
         """`token` was sampled. Returns whether a stop sequence ends the turn with it."""
         self.first_at = now if self.first_at is None else self.first_at
         self.sampled.append(token)
         self._unreported += 1
+        if is_text and logprobs is not None:
+            self._likely.append((token, logprobs))
         if is_text:
             self._push(self._detokenizer.add(token))
         return self.stop is not None
@@ -63,8 +69,7 @@ class Speech:
         if self.stop is None:
             self._deliver(self._matcher.finish())
         if self._unreported:
-            self.emit(Delta("", self._unreported))
-            self._unreported = 0
+            self._report("")
 
     def _push(self, text: str) -> None:
         certain, self.stop = self._matcher.push(text)
@@ -73,5 +78,9 @@ class Speech:
     def _deliver(self, text: str) -> None:
         if text:
             self._parts.append(text)
-            self.emit(Delta(text, self._unreported))
-            self._unreported = 0
+            self._report(text)
+
+    def _report(self, text: str) -> None:
+        self.emit(Delta(text, self._unreported, tuple(self._likely)))
+        self._unreported = 0
+        self._likely.clear()

@@ -6,6 +6,7 @@ from attrs import define, field
 from agentcache.adapters.memory.tokenizer import END, MemoryTokenizer
 from agentcache.domain.errors import AgentCacheError, InvalidRequest
 from agentcache.domain.events import Admitted, Delta, Event
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import Identity, Miss, Prompt, Tier, TurnRequest
 from agentcache.domain.tokens import tokens
 from agentcache.ports.tokenizer import Detokenizer
@@ -131,3 +132,15 @@ def test_it_knows_whether_its_turn_had_a_place() -> None:
     turn.speech.admit(admitted)
     assert turn.speech.admitted
     assert turn.events == [admitted]
+
+
+def test_log_probabilities_come_with_the_text_of_their_tokens() -> None:
+    turn = Turn(detokenizer=Late())
+    turn.speech.say(97, 1.0, logprobs=Logprobs(-1.0))
+    turn.speech.say(98, 2.0, logprobs=Logprobs(-2.0))
+    turn.speech.say(END, 3.0, is_text=False, logprobs=Logprobs(-3.0))
+    turn.speech.close()
+    assert turn.events == [
+        Delta("a", 2, ((97, Logprobs(-1.0)), (98, Logprobs(-2.0)))),
+        Delta("b", 1),
+    ]

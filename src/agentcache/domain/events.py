@@ -2,6 +2,7 @@
 
 from attrs import frozen
 
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import Finish, Miss, Tier
 
 
@@ -22,10 +23,14 @@ class Admitted:
 
 @frozen
 class Delta:
-    """More text. `tokens` were sampled since the last delta (text may lag behind them)."""
+    """More text. `tokens` were sampled since the last delta (text may lag behind them).
+
+    `likely` has those of them that are text, with their log-probabilities, if these were asked for.
+    """
 
     text: str
     tokens: int
+    likely: tuple[tuple[int, Logprobs], ...] = ()
 
 
 @frozen

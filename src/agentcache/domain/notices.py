@@ -5,6 +5,7 @@ from attrs.validators import ge, gt
 
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted
+from agentcache.domain.logprobs import Logprobs
 
 
 @frozen
@@ -33,6 +34,7 @@ class Token:
     turn: int
     token: int
     end: bool = False
+    logprobs: Logprobs | None = None
 
 
 @frozen

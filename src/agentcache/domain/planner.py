@@ -29,6 +29,7 @@ from agentcache.domain.plan import (
     Park,
     Plan,
     Resize,
+    Sampled,
     Start,
     StepPlan,
     StepResult,
@@ -142,7 +143,7 @@ class Planner:
             prefilled = sum(len(chunk.ids) for chunk in plan.prefill)
             self.pace.learn(prefilled, len(plan.decode), seconds)
         failed = {one.sequence: one.problem for one in result.failed}
-        sampled = {one.sequence: one.token for one in result.sampled}
+        sampled = {one.sequence: one for one in result.sampled}
         turns = {turn.live.number: turn for turn in self._running.values()}
         for number, count in rows_of(plan).items():
             turn = turns[number]
@@ -255,11 +256,11 @@ class Planner:
         admitted = Admitted(len(turn.request.prompt), turn.cached, turn.tier, turn.miss, agent)
         self._notices.append(Placed(turn.number, admitted))
 
-    def _take(self, turn: Turn, token: int) -> None:
+    def _take(self, turn: Turn, sampled: Sampled) -> None:
+        token, end = sampled.token, sampled.token in self.ends
         turn.sampled.append(token)
         turn.live.ids.append(token)
-        end = token in self.ends
-        self._notices.append(Token(turn.number, token, end))
+        self._notices.append(Token(turn.number, token, end, sampled.logprobs))
         if end:
             self._end(turn, Finish.STOP)
         elif len(turn.sampled) >= turn.max_tokens:
