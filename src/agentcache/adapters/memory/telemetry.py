@@ -26,11 +26,29 @@ class TurnEnded:
     seconds_to_first: float | None
 
 
+@frozen
+class Restored:
+    """What `restored` was told."""
+
+    tier: Tier
+    tokens: int
+    nbytes: int
+    seconds: float
+
+
 @define(eq=False)
 class RecordingTelemetry:
     """Telemetry that can be asked afterwards; counts are totals, `levels` the last gauges."""
 
     tokens_forwarded: int = 0
+    tokens_decoded: int = 0
+    step_seconds: float = 0.0
+    gaps: list[float] = field(factory=list)
+    preemptions: int = 0
+    refusals: list[str] = field(factory=list)
+    restores: list[Restored] = field(factory=list)
+    segments_loaded: int = 0
+    bytes_loaded: int = 0
     started: list[TurnStarted] = field(factory=list)
     ended: list[TurnEnded] = field(factory=list)
     segments_stored: int = 0
@@ -40,18 +58,43 @@ class RecordingTelemetry:
     levels: dict[str, float] = field(factory=dict)
     _lock: Lock = field(factory=Lock, repr=False)
 
-    def forwarded(self, tokens: int) -> None:
-        """Add to `tokens_forwarded`."""
+    def forwarded(self, tokens: int, decoded: int = 0, seconds: float = 0.0) -> None:
+        """Add to `tokens_forwarded`, `tokens_decoded` and `step_seconds`."""
         with self._lock:
             self.tokens_forwarded += tokens
+            self.tokens_decoded += decoded
+            self.step_seconds += seconds
 
     def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
         """Append to `started`."""
         self.started.append(TurnStarted(prompt, cached, tier, miss))
 
+    def token_said(self, seconds_since: float) -> None:
+        """Append to `gaps`."""
+        self.gaps.append(seconds_since)
+
     def turn_ended(self, finish: Finish, completion: int, seconds_to_first: float | None) -> None:
         """Append to `ended`."""
         self.ended.append(TurnEnded(finish, completion, seconds_to_first))
+
+    def preempted(self) -> None:
+        """Add to `preemptions`."""
+        with self._lock:
+            self.preemptions += 1
+
+    def refused(self, reason: str) -> None:
+        """Append to `refusals`."""
+        self.refusals.append(reason)
+
+    def restored(self, tier: Tier, tokens: int, nbytes: int, seconds: float) -> None:
+        """Append to `restores`."""
+        self.restores.append(Restored(tier, tokens, nbytes, seconds))
+
+    def loaded(self, segments: int, nbytes: int) -> None:
+        """Add to `segments_loaded` and `bytes_loaded`."""
+        with self._lock:
+            self.segments_loaded += segments
+            self.bytes_loaded += nbytes
 
     def stored(self, segments: int, nbytes: int) -> None:
         """Add to `segments_stored` and `bytes_stored`."""
@@ -76,7 +119,22 @@ class RecordingTelemetry:
 class NullTelemetry:
     """Telemetry that nobody looks at."""
 
-    def forwarded(self, tokens: int) -> None:
+    def forwarded(self, tokens: int, decoded: int = 0, seconds: float = 0.0) -> None:
+        """Forget it."""
+
+    def token_said(self, seconds_since: float) -> None:
+        """Forget it."""
+
+    def preempted(self) -> None:
+        """Forget it."""
+
+    def refused(self, reason: str) -> None:
+        """Forget it."""
+
+    def restored(self, tier: Tier, tokens: int, nbytes: int, seconds: float) -> None:
+        """Forget it."""
+
+    def loaded(self, segments: int, nbytes: int) -> None:
         """Forget it."""
 
     def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:

@@ -1,22 +1,23 @@
-"""Telemetry as Prometheus metrics, in a registry of its own."""
+"""Telemetry as Prometheus metrics, in a registry of its own. What each means: docs/metrics.md."""
 
-from collections.abc import Iterable
-from enum import Enum
+import time
+from collections.abc import Callable
 from threading import Lock
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
+from agentcache.adapters.prometheus.series import Series
 from agentcache.domain.request import Finish, Miss, Tier
+from agentcache.domain.wear import DailyBytes
+from agentcache.ports.telemetry import LEVELS, REFUSALS
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-_MISSES = [miss for miss in Miss if miss is not Miss.NONE]
+_TO_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_BETWEEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+_RESTORE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_PHASES = ("prefill", "decode")
+_MISSES = [miss.value for miss in Miss if miss is not Miss.NONE]
+_TIERS = [tier.value for tier in Tier]
+_HELD = [tier.value for tier in Tier if tier is not Tier.NONE]
 
 
 class PrometheusTelemetry:
@@ -25,65 +26,134 @@ class PrometheusTelemetry:
     The series of every label exist from the start, so that a rate over them sees the first event.
     """
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._model = _counter(registry, "model_tokens", "Tokens passed to the model.")
-        self._turns = _labelled(registry, "turns", "Turns that ended.", "finish", Finish)
-        self._prompt = _counter(registry, "prompt_tokens", "Tokens of all prompts.")
-        self._completion = _counter(registry, "completion_tokens", "Tokens sampled.")
-        self._cached = _labelled(
-            registry, "cached_tokens", "Prompt tokens not computed again.", "tier", Tier
-        )
-        self._misses = _labelled(
-            registry, "misses", "Turns that did not find all they expected.", "reason", _MISSES
-        )
-        self._first = Histogram(
-            "agentcache_time_to_first_token_seconds",
-            "From the arrival of a turn to its first token.",
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self._stored = _counter(registry, "stored_segments", "Segments written to disk.")
-        self._stored_bytes = _counter(
-            registry, "stored_bytes", "Bytes of segments written to disk."
-        )
-        self._evicted = _labelled(
-            registry, "evicted_segments", "Segments that had to leave.", "tier", Tier
-        )
-        self._evicted_bytes = _labelled(
-            registry, "evicted_bytes", "Bytes that had to leave.", "tier", Tier
-        )
-        self._corrupt = _counter(registry, "corrupt_segments", "Stored segments not usable.")
-        self._gauges: dict[str, Gauge] = {}
-        self._gauges_lock = Lock()
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.registry = CollectorRegistry()
+        self._monotonic = monotonic
+        self._wear = DailyBytes()
+        self._lock = Lock()
+        make = Series(self.registry)
+        self._make_turns(make)
+        self._make_store(make)
+        self._levels = {name: make.gauge(name, text) for name, text in LEVELS.items()}
 
-    def forwarded(self, tokens: int) -> None:
-        """So many tokens were passed to the model."""
+    def _make_turns(self, make: Series) -> None:
+        finishes = [finish.value for finish in Finish]
+        self._model = make.counter("model_tokens", "Tokens passed to the model.")
+        self._steps = make.counters(
+            "step_tokens", "Tokens passed to the model, by what for.", "phase", _PHASES
+        )
+        self._busy = make.counter("step_seconds", "Time spent in steps of the engine.")
+        self._turns = make.counters("turns", "Turns that ended.", "finish", finishes)
+        self._prompt = make.counter("prompt_tokens", "Tokens of all prompts.")
+        self._completion = make.counter("completion_tokens", "Tokens sampled.")
+        self._cached = make.counters(
+            "cached_tokens", "Prompt tokens not computed again.", "tier", _TIERS
+        )
+        self._hits = make.counters("hits", "Turns that began with kept rows.", "tier", _HELD)
+        self._misses = make.counters(
+            "misses", "Turns that did not find all they expected.", "reason", _MISSES
+        )
+        self._first = make.histogram(
+            "time_to_first_token_seconds",
+            "From the arrival of a turn to its first token.",
+            _TO_FIRST,
+        )
+        self._between = make.histogram(
+            "inter_token_seconds", "From one token of a turn to the next.", _BETWEEN
+        )
+        self._preempted = make.counter("preemptions", "Turns that gave their place up for a while.")
+        self._refused = make.counters("refused", "Requests that got no place.", "reason", REFUSALS)
+
+    def _make_store(self, make: Series) -> None:
+        self._restored = make.histograms(
+            "restore_seconds", "Time until a turn had its rows back.", "tier", _HELD, _RESTORE
+        )
+        self._restored_tokens = make.counters(
+            "restored_tokens", "Rows that turns got back.", "tier", _HELD
+        )
+        self._restored_bytes = make.counters(
+            "restored_bytes",
+            "Encoded bytes of the segments that rows came back from.",
+            "tier",
+            _HELD,
+        )
+        self._loaded = make.counter("loaded_segments", "Segments read from disk.")
+        self._loaded_bytes = make.counter("loaded_bytes", "Bytes of segments read from disk.")
+        self._stored = make.counter("stored_segments", "Segments written to disk.")
+        self._stored_bytes = make.counter("stored_bytes", "Bytes of segments written to disk.")
+        wear = make.gauge("stored_bytes_last_day", "Bytes of segments written in the last day.")
+        wear.set_function(self._last_day)
+        self._evicted = make.counters(
+            "evicted_segments", "Segments (hot: sequences) that had to leave.", "tier", _HELD
+        )
+        self._evicted_bytes = make.counters(
+            "evicted_bytes", "Bytes that had to leave.", "tier", _HELD
+        )
+        self._corrupt = make.counter(
+            "corrupt_segments", "Stored segments that were not usable and were set aside."
+        )
+
+    # -- of turns ----------------------------------------------------------------------------
+
+    def forwarded(self, tokens: int, decoded: int = 0, seconds: float = 0.0) -> None:
+        """A step passed so many tokens to the model."""
         self._model.inc(tokens)
+        self._steps["prefill"].inc(tokens - decoded)
+        self._steps["decode"].inc(decoded)
+        self._busy.inc(seconds)
 
     def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
         """A turn of `prompt` tokens starts with `cached` of them served from `tier`."""
         self._prompt.inc(prompt)
-        self._cached.labels(tier.value).inc(cached)
+        self._cached[tier.value].inc(cached)
+        if cached and tier is not Tier.NONE:
+            self._hits[tier.value].inc()
         if miss is not Miss.NONE:
-            self._misses.labels(miss.value).inc()
+            self._misses[miss.value].inc()
+
+    def token_said(self, seconds_since: float) -> None:
+        """A turn got a token so many seconds after the one before."""
+        self._between.observe(seconds_since)
 
     def turn_ended(self, finish: Finish, completion: int, seconds_to_first: float | None) -> None:
         """A turn ended after `completion` sampled tokens."""
-        self._turns.labels(finish.value).inc()
+        self._turns[finish.value].inc()
         self._completion.inc(completion)
         if seconds_to_first is not None:
             self._first.observe(seconds_to_first)
+
+    def preempted(self) -> None:
+        """A turn gave its place up."""
+        self._preempted.inc()
+
+    def refused(self, reason: str) -> None:
+        """A request got no place; what is no known reason has no bounds, so it is no label."""
+        self._refused[reason if reason in REFUSALS else "other"].inc()
+
+    # -- of rows -----------------------------------------------------------------------------
+
+    def restored(self, tier: Tier, tokens: int, nbytes: int, seconds: float) -> None:
+        """A turn got rows back."""
+        self._restored[tier.value].observe(seconds)
+        self._restored_tokens[tier.value].inc(tokens)
+        self._restored_bytes[tier.value].inc(nbytes)
+
+    def loaded(self, segments: int, nbytes: int) -> None:
+        """So many segments of `nbytes` in all were read from disk."""
+        self._loaded.inc(segments)
+        self._loaded_bytes.inc(nbytes)
 
     def stored(self, segments: int, nbytes: int) -> None:
         """So many segments of `nbytes` in all were written to disk."""
         self._stored.inc(segments)
         self._stored_bytes.inc(nbytes)
+        with self._lock:
+            self._wear.add(nbytes, self._monotonic())
 
     def evicted(self, tier: Tier, segments: int, nbytes: int) -> None:
         """So many segments left `tier`."""
-        self._evicted.labels(tier.value).inc(segments)
-        self._evicted_bytes.labels(tier.value).inc(nbytes)
+        self._evicted[tier.value].inc(segments)
+        self._evicted_bytes[tier.value].inc(nbytes)
 
     def corrupt(self, problem: str) -> None:
         """A stored segment could not be used; `problem` has no bounds, so it is no label."""
@@ -91,27 +161,18 @@ class PrometheusTelemetry:
 
     def gauges(self, values: dict[str, float]) -> None:
         """Levels as they are now."""
-        with self._gauges_lock:
-            for name in values.keys() - self._gauges.keys():
-                self._gauges[name] = Gauge(
+        with self._lock:
+            for name in values.keys() - self._levels.keys():
+                self._levels[name] = Gauge(
                     f"agentcache_{name}", f"{name} at the moment.", registry=self.registry
                 )
         for name, value in values.items():
-            self._gauges[name].set(value)
+            self._levels[name].set(value)
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its media type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
-
-def _counter(registry: CollectorRegistry, name: str, help_text: str) -> Counter:
-    return Counter(f"agentcache_{name}", help_text, registry=registry)
-
-
-def _labelled(
-    registry: CollectorRegistry, name: str, help_text: str, label: str, values: Iterable[Enum]
-) -> Counter:
-    counter = Counter(f"agentcache_{name}", help_text, [label], registry=registry)
-    for value in values:
-        counter.labels(value.value)
-    return counter
+    def _last_day(self) -> float:
+        with self._lock:
+            return self._wear.total(self._monotonic())
