@@ -8,6 +8,7 @@ import gc
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -298,7 +299,8 @@ class EngineLoop:
             self._load(lambda: assemble.succeed(keeper, salt, self.post))
         except Exception as error:
             if not isinstance(error, AgentCacheError):
-                log.exception("the model could not be loaded")
+                told = "".join(traceback.format_exception(error))  # text holds no frames
+                log.error("the model could not be loaded\n%s", told)
             problem = _bare(error)
         else:
             return None
