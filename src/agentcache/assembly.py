@@ -19,6 +19,7 @@ from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import Engine, ModelCard
+from agentcache.ports.grammar import Grammars
 from agentcache.ports.segment_store import SegmentStore
 from agentcache.ports.session_store import SessionStore
 from agentcache.ports.telemetry import Telemetry
@@ -67,6 +68,7 @@ class Assembly:
     limits: Limits
     durable: bool = True
     least_shared: int = LEAST_SHARED
+    open_grammars: Callable[[Tokenizer, ModelCard], Grammars] | None = None
 
     def __call__(self, post: Post) -> Conductor:
         """Open the home, load the model, take in what is remembered.
@@ -110,6 +112,7 @@ class Assembly:
             post=post,
             salt=salt,
             durable=self.durable,
+            grammars=self.open_grammars and self.open_grammars(tokenizer, engine.card),
         )
 
     def _keeper(self, spec: CacheSpec, writer: Writer, post: Post) -> Keeper:

@@ -35,6 +35,7 @@ from agentcache.keeper import Keeper
 from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import Engine
+from agentcache.ports.grammar import Grammars
 from agentcache.ports.telemetry import Telemetry
 from agentcache.ports.tokenizer import Tokenizer
 from agentcache.rendering import PromptBuilder
@@ -63,6 +64,7 @@ class Conductor:
     post: Post
     salt: bytes
     durable: bool = True
+    grammars: Grammars | None = None
     _speeches: dict[int, Speech] = field(factory=dict, init=False)
     _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
     _flying: "deque[tuple[StepPlan, StepResult | None]]" = field(factory=deque, init=False)
@@ -88,6 +90,7 @@ class Conductor:
 
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
+        self._tell()  # who came to its place since, and may have been cancelled since, too
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
         self._tell()

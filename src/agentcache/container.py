@@ -11,13 +11,15 @@ from agentcache.adapters.codecs import codec
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
 from agentcache.adapters.disk.home import Home
 from agentcache.adapters.disk.segments import DiskSegmentStore
+from agentcache.adapters.grammars.llguidance import LLGrammars
 from agentcache.adapters.models.source import LocalModelSource
 from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
 from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
 from agentcache.model_shelf import ModelShelf
-from agentcache.ports.engine import Engine
+from agentcache.ports.engine import Engine, ModelCard
+from agentcache.ports.grammar import Grammars
 from agentcache.ports.model_source import ModelFolder
 from agentcache.ports.tokenizer import Tokenizer
 from agentcache.service import Service
@@ -52,6 +54,11 @@ def open_tokenizer(folder: ModelFolder) -> Tokenizer:
     from agentcache.adapters.mlx import tokenizer
 
     return tokenizer.load(folder.path)
+
+
+def open_grammars(tokenizer: Tokenizer, card: ModelCard) -> Grammars:
+    """What keeps answers to a grammar."""
+    return LLGrammars(tokenizer.lexicon, card.ends)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -105,6 +112,7 @@ class Container(containers.DeclarativeContainer):
         budgets=budgets,
         limits=limits,
         durable=providers.Callable(_is_durable, settings),
+        open_grammars=providers.Object(open_grammars),
     )
     loop = providers.Singleton(EngineLoop, assembly, clock, telemetry)
     shelf = providers.Singleton(

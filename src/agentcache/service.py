@@ -13,6 +13,7 @@ from uuid import uuid4
 from attrs import define, evolve, field, frozen
 
 from agentcache.agents import Agents
+from agentcache.conductor import Conductor
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import (
     AgentCacheError,
@@ -23,6 +24,7 @@ from agentcache.domain.errors import (
     Unavailable,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
+from agentcache.domain.guide import Grammar, Guide
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import (
     Finish,
@@ -38,7 +40,6 @@ from agentcache.domain.spans import RenderedSpan
 from agentcache.domain.tools import tools_json
 from agentcache.loop import EngineLoop, Ticket
 from agentcache.model_shelf import ModelShelf
-from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
 from agentcache.succession import NAMELESS, check_name, continues
 
@@ -50,7 +51,7 @@ _LONGEST_SWAP = 3600.0  # seconds that turns may be waited for
 class Ask:
     """One request: who asks, the conversation so far, and how to answer.
 
-    `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
+    `grammar` is what the answer is kept to. `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
     `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`.
     """
 
@@ -63,6 +64,7 @@ class Ask:
     timeout: float | None = None
     priority: int = 0
     when_busy: WhenBusy = "wait"
+    grammar: Grammar | None = None
 
 
 @frozen
@@ -239,7 +241,8 @@ class Service(Agents):
             identity=identity,
             root=root,
             prompt=prompt,
-            sampling=ask.sampling,
+            sampling=_within(ask.sampling, conductor.engine.card.vocabulary),
+            guide=ask.grammar and _guide(conductor, ask.grammar),
             max_tokens=ask.max_tokens,
             stop=ask.stop,
             session=_heir(identity, root, known),
@@ -251,6 +254,20 @@ class Service(Agents):
             messages=ask.conversation.messages,
             tools=tools_json(ask.conversation.tools),
         )
+
+
+def _within(sampling: Sampling, vocabulary: int) -> Sampling:
+    """`sampling`, which speaks of tokens that there are."""
+    for token, _ in sampling.logit_bias:
+        if not 0 <= token < vocabulary:
+            raise InvalidRequest(f"there is no token {token}, of {vocabulary}", "logit_bias")
+    return sampling
+
+
+def _guide(conductor: Conductor, grammar: Grammar) -> Guide:
+    if conductor.grammars is None:
+        raise InvalidRequest("this service cannot keep answers to a grammar")
+    return conductor.grammars.guide(grammar)
 
 
 def _known(

@@ -14,7 +14,7 @@ from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Grammar, Guide
 
 LEXICON = MemoryTokenizer().lexicon()
-GRAMMARS = LLGrammars.of(LEXICON, frozenset({END}))
+GRAMMARS = LLGrammars(lambda: LEXICON, frozenset({END}))
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer"}},
@@ -110,3 +110,8 @@ def test_what_of_a_schema_cannot_be_kept_to_is_named(schema: object, named: str)
 def test_a_huge_grammar_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="characters"):
         of_schema({"enum": ["x" * 300_000]})
+
+
+def test_a_vocabulary_without_bytes_has_no_grammars() -> None:
+    with pytest.raises(InvalidRequest, match="no bytes"):
+        LLGrammars(lambda: None, frozenset({END})).guide(Grammar('start: "a"'))

@@ -23,7 +23,7 @@ from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip  (after the 
 PROMPT = [7 * n % 250 + 3 for n in range(23)]
 END = 2
 LEXICON = Lexicon([bytes([n]) for n in range(256)], frozenset({END}), lambda text: [*text.encode()])
-GRAMMARS = LLGrammars.of(LEXICON, frozenset({END}))
+GRAMMARS = LLGrammars(lambda: LEXICON, frozenset({END}))
 LETTERS = set(b"abc")
 
 

@@ -1,6 +1,7 @@
 """Guides by llguidance, whose masks take microseconds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from attrs import define, frozen
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -48,17 +49,24 @@ class LLGuide:
             raise ValueError(self._matcher.get_error())
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class LLGrammars:
-    """Implements `ports.grammar.Grammars`."""
+    """Implements `ports.grammar.Grammars`, for answers that are ended by one of `ends`.
 
-    _tokenizer: LLTokenizer
+    `lexicon` is asked for when the first guide is wanted: to make it takes a moment.
+    """
 
-    @classmethod
-    def of(cls, lexicon: Lexicon, ends: frozenset[int]) -> "LLGrammars":
-        """For answers in the vocabulary `lexicon` that are ended by one of `ends`."""
-        wrapper = TokenizerWrapper(_Vocabulary(lexicon, ends))
-        return cls(LLTokenizer(wrapper, eos_token=sorted(ends)))
+    _lexicon: Callable[[], Lexicon | None]
+    _ends: frozenset[int]
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        lexicon = self._lexicon()
+        if lexicon is None:
+            problem = "answers of this model cannot be kept to a schema: its tokens have no bytes"
+            raise InvalidRequest(problem)
+        wrapper = TokenizerWrapper(_Vocabulary(lexicon, self._ends))
+        return LLTokenizer(wrapper, eos_token=sorted(self._ends))
 
     def guide(self, grammar: Grammar) -> LLGuide:
         """See `Grammars.guide`."""
