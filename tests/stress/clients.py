@@ -13,10 +13,33 @@ from attrs import define, field
 from tests.servers import SECONDS
 from tests.stress.tally import CUT_OFF, LEFT, OK, REFUSED, UNAVAILABLE, Outcome, Tally
 
-WORDS = (
-    "anchor basil copper delta ember fjord garnet harbour indigo juniper kelp lagoon maple nectar "
-    "opal pepper quartz raven saffron timber umber violet willow yarrow zinc"
-).split()
+WORDS = [
+    "anchor",
+    "basil",
+    "copper",
+    "delta",
+    "ember",
+    "fjord",
+    "garnet",
+    "harbour",
+    "indigo",
+    "juniper",
+    "kelp",
+    "lagoon",
+    "maple",
+    "nectar",
+    "opal",
+    "pepper",
+    "quartz",
+    "raven",
+    "saffron",
+    "timber",
+    "umber",
+    "violet",
+    "willow",
+    "yarrow",
+    "zinc",
+]
 
 
 def notes(name: str, words: int) -> str:
@@ -87,7 +110,12 @@ class Client:
 
     async def _ask(self, text: str, tokens: int, stream: bool, started: float) -> Outcome:
         asked = [*self.messages, {"role": "user", "content": text}]
-        body = {"model": self.crowd.model, "messages": asked, "max_tokens": tokens, "temperature": 0}
+        body = {
+            "model": self.crowd.model,
+            "messages": asked,
+            "max_tokens": tokens,
+            "temperature": 0,
+        }
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         answer, headers = _Answer(), {} if self.name is None else {"x-agent-id": self.name}

@@ -121,13 +121,13 @@ class Everything(RuleBasedStateMachine):
             self.ask(who, text, 5, True, (), 0.0)
             self.settle()
 
-    @rule(who=talks, later=st.integers(0, 20))
-    def cancel(self, who: int, later: int) -> None:
+    @rule(who=talks, later=st.integers(0, 20), last=st.booleans())
+    def cancel(self, who: int, later: int, last: bool) -> None:
         self.go_on(later)
         said = self.clients[who].said
         if said is not None:
             self.broken.add(said.number)
-            self.world.cancel(said)
+            self.world.cancel_last(said) if last else self.world.cancel(said)
 
     @rule(who=talks, length=st.integers(0, 4), text=words)
     def rewrite(self, who: int, length: int, text: str) -> None:

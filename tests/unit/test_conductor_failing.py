@@ -89,6 +89,18 @@ class TestCancelling:
         talk.take_back()
         assert world.say(talk, "two").admitted.cached > 0
 
+    def test_at_the_moment_when_it_is_restored(self, world: World) -> None:
+        talk = Talk("ada")
+        world.say(talk, "one")
+        world.restart()
+        said = world.begin(talk.ask("two"))
+        world.reach(said, TurnState.FETCHING)
+        world.wait()
+        world.cancel_last(said)
+        world.settle()
+        assert said.admitted.cached > 0
+        assert said.ended.finish is Finish.CANCELLED
+
     def test_while_its_prompt_is_run(self, world: World) -> None:
         said = world.begin(Talk("ada").ask(LONG))
         world.reach(said, TurnState.PREFILLING)
