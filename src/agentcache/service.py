@@ -51,8 +51,9 @@ _LONGEST_SWAP = 3600.0  # seconds that turns may be waited for
 class Ask:
     """One request: who asks, the conversation so far, and how to answer.
 
-    `grammar` is what the answer is kept to. `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
-    `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`.
+    `grammar` is what the answer is kept to. `timeout` is how many seconds it may wait for a place;
+    None: as long as the service allows. What `max_tokens` 0, `priority` and `when_busy` mean is said
+    in `TurnRequest`.
     """
 
     identity: Identity
@@ -242,7 +243,7 @@ class Service(Agents):
             root=root,
             prompt=prompt,
             sampling=_within(ask.sampling, conductor.engine.card.vocabulary),
-            guide=ask.grammar and _guide(conductor, ask.grammar),
+            guide=_guide(conductor, ask.grammar),
             max_tokens=ask.max_tokens,
             stop=ask.stop,
             session=_heir(identity, root, known),
@@ -264,7 +265,9 @@ def _within(sampling: Sampling, vocabulary: int) -> Sampling:
     return sampling
 
 
-def _guide(conductor: Conductor, grammar: Grammar) -> Guide:
+def _guide(conductor: Conductor, grammar: Grammar | None) -> Guide | None:
+    if grammar is None:
+        return None
     if conductor.grammars is None:
         raise InvalidRequest("this service cannot keep answers to a grammar")
     return conductor.grammars.guide(grammar)
