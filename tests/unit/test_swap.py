@@ -63,9 +63,13 @@ def two_models(**fields: Any) -> Iterator[Swapped]:
     world.codec.reads = world.disk.reads
     folders = [ModelFolder(ref, Path(ref), ref.encode()) for ref in ("memory", "other", "third")]
     source = MemoryModelSource(folders)
-    first = evolve(world.assembly(), load_engine=lambda: it.open_engine(folders[0]))
+
+    def open_engine(folder: ModelFolder) -> FrailEngine:
+        return it.open_engine(folder)
+
+    first = evolve(world.assembly(), load_engine=lambda: open_engine(folders[0]))
     loop = EngineLoop(first, world.clock, world.telemetry, debug=True)
-    shelf = ModelShelf(source, first, lambda one: it.open_engine(one), lambda _: MemoryTokenizer())
+    shelf = ModelShelf(source, first, open_engine, lambda _: MemoryTokenizer())
     it = Swapped(world, loop, Service(loop, world.clock, 60.0, shelf), source)
     loop.start()
     try:
@@ -390,7 +394,7 @@ class TestAtOnce:
                 await swap
             await turn.cancel()
             while it.loop.phase != "serving":
-                await asyncio.sleep(0)
+                await asyncio.wrap_future(it.loop.ask(lambda _conductor: None))
             assert it.service.model.name == "other"
 
         with two_models() as it:
