@@ -8,6 +8,7 @@ from attrs import define, field, frozen
 
 from agentcache.adapters.clock import SystemClock
 from agentcache.adapters.codecs import codec
+from agentcache.adapters.grammars.llguidance import LLGrammars
 from agentcache.adapters.memory.engine import MemoryEngine
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.adapters.memory.session_store import MemorySessionStore
@@ -73,6 +74,7 @@ def whole_service(
         telemetry=telemetry,
         budgets=Budgets(memory=2**30, disk=2**30),
         limits=limits,
+        open_grammars=lambda tokenizer, card: LLGrammars(tokenizer.lexicon, card.ends),
     )
     loop = EngineLoop(assembly, clock, telemetry, debug=True)
     loop.start()

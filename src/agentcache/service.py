@@ -52,8 +52,8 @@ class Ask:
     """One request: who asks, the conversation so far, and how to answer.
 
     `grammar` is what the answer is kept to. `timeout` is how many seconds it may wait for a place;
-    None: as long as the service allows. What `max_tokens` 0, `priority` and `when_busy` mean is said
-    in `TurnRequest`.
+    None: as long as the service allows. What `max_tokens` 0, `priority` and `when_busy` mean is
+    said in `TurnRequest`.
     """
 
     identity: Identity

@@ -19,8 +19,9 @@ from agentcache.domain.errors import (
     Unavailable,
 )
 from agentcache.domain.events import Delta, Ended
+from agentcache.domain.guide import Grammar
 from agentcache.domain.notices import Limits
-from agentcache.domain.request import Finish, Identity, Tier
+from agentcache.domain.request import Finish, Identity, Sampling, Tier
 from agentcache.loop import EngineLoop
 from agentcache.service import STALLED_SECONDS, Ask, RunningTurn, Service
 from tests.talks import Talk
@@ -180,7 +181,7 @@ class TestRefusals:
             (Ask(Identity(), Conversation(())), InvalidRequest),
             (Talk("ada").ask("many " * 9000), PromptTooLong),
             (Talk("ada").ask("one", stop=("",)), InvalidRequest),
-            (Talk("ada").ask("one", max_tokens=0), InvalidRequest),
+            (Talk("ada").ask("one", max_tokens=-1), InvalidRequest),
         ],
     )
     def test_what_can_never_be_answered_is_refused(
@@ -406,3 +407,21 @@ class TestHealth:
         running.loop.post(_bug)
         running.loop.join()
         assert self.told(running)[0::3] == (False, "failed")
+
+
+class TestSteering:
+    def test_a_bias_for_a_token_that_does_not_exist_is_refused(self, running: Looped) -> None:
+        async def story() -> None:
+            ask = evolve(Talk("ada").ask("one"), sampling=Sampling(logit_bias=((10**9, 1.0),)))
+            with pytest.raises(InvalidRequest, match="there is no token 1000000000"):
+                await running.service.begin(ask)
+
+        run(story())
+
+    def test_a_service_without_grammars_says_so(self, running: Looped) -> None:
+        async def story() -> None:
+            ask = evolve(Talk("ada").ask("one"), grammar=Grammar('start: "a"'))
+            with pytest.raises(InvalidRequest, match="cannot keep answers to a grammar"):
+                await running.service.begin(ask)
+
+        run(story())
