@@ -4,7 +4,6 @@ Nothing here knows threads: whoever calls `round` again and again is the engine 
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -18,12 +17,10 @@ from agentcache.domain.plan import (
     Park,
     Plan,
     Resize,
-    SequenceFailed,
     Start,
-    StepPlan,
-    StepResult,
 )
 from agentcache.domain.planner import Planner
+from agentcache.domain.pool import BLOCK_TOKENS
 from agentcache.domain.request import Finish, Tier, TurnRequest
 from agentcache.domain.segment import root_key
 from agentcache.domain.session import SessionKey
@@ -40,7 +37,8 @@ from agentcache.ports.telemetry import Telemetry
 from agentcache.ports.tokenizer import Tokenizer
 from agentcache.rendering import PromptBuilder
 from agentcache.speech import Emit, Speech
-from agentcache.succession import session_key, successor
+from agentcache.steps import Steps, said_of
+from agentcache.succession import on_a_fork, session_key, successor
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,11 @@ class Conductor:
     grammars: Grammars | None = None
     _speeches: dict[int, Speech] = field(factory=dict, init=False)
     _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
-    _flying: "deque[tuple[StepPlan, StepResult | None]]" = field(factory=deque, init=False)
+    _steps: Steps = field(init=False)
+
+    @_steps.default
+    def _no_steps(self) -> Steps:
+        return Steps(self.engine, self.clock, self.telemetry)
 
     def enqueue(self, request: TurnRequest, emit: Emit) -> int:
         """Let a turn wait for its place; `emit` is told what becomes of it.
@@ -77,6 +79,8 @@ class Conductor:
         """
         if request.root != self.root(request.identity.tenant):
             raise Unavailable("swapping")
+        if request.when_busy == "fork" and self.planner.is_busy(request.identity):
+            request = on_a_fork(request)
         now = self.clock.monotonic()
         speech = Speech(request, emit, now, self.tokenizer.detokenizer())
         number = self.planner.enqueue(request, now).number
@@ -94,10 +98,11 @@ class Conductor:
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
         self._tell()
+        self._count_evicted()
         if not plan.idle and plan.step is None:  # the next plan may have a step
             return True
-        if self._flying and (plan.step is None or len(self._flying) >= self._depth):
-            self._collect()
+        if self._steps and (plan.step is None or len(self._steps) >= self._depth):
+            self.planner.apply(*self._steps.collect())
             self._tell()
             return True
         return not plan.idle
@@ -105,18 +110,22 @@ class Conductor:
     @property
     def is_idle(self) -> bool:
         """Whether no turn waits or runs, and nothing is being written."""
-        return not self.planner.turns and not self._flying and not self.keeper.is_writing
+        return not self.planner.turns and not self._steps and not self.keeper.is_writing
 
     def levels(self) -> dict[str, float]:
         """The gauges, as they are now."""
-        lineage = self.keeper.lineage
+        lineage, pool = self.keeper.lineage, self.planner.hot.pool
         return {
             "queued": self.planner.waiting,
             "running": self.planner.running,
             "sessions": len(self.keeper.registry),
+            "pool_blocks_used": pool.total - pool.free,
+            "pool_blocks_free": pool.free,
             "hot_bytes": self.engine.held_bytes(),
             "warm_bytes": lineage.nbytes(Tier.WARM),
             "cold_bytes": self.keeper.cold_bytes,
+            "write_queue_bytes": self.keeper.writer.waiting_bytes,
+            "read_only": float(self.keeper.read_only is not None),
         }
 
     def cancel_all(self) -> None:
@@ -164,7 +173,7 @@ class Conductor:
         for resize in plan.resize:
             self._guarded(resize.turn, partial(self._resize, resize))
         if plan.step is not None:
-            self._submit(plan.step)
+            self._steps.submit(plan.step)
 
     def _guarded(self, turn: int, action: Callable[[], None]) -> bool:
         """Whether `action` went well; a failure ends this turn alone."""
@@ -172,52 +181,38 @@ class Conductor:
             action()
         except Exception as error:
             log.exception("turn %d could not be prepared", turn)
-            self.planner.fail(turn, _say(error))
+            self.planner.fail(turn, said_of(error))
             return False
         return True
 
     def _begin(self, start: Start) -> None:
         rows = self.engine.start(start.sequence, start.capacity, start.restore)
         if start.restore:
-            warm = self.keeper.warm
+            fetched = partial(self._fetched, start, self.clock.monotonic())
             self.fetcher.fetch(
                 start.steps,
-                warm,
+                self.keeper.warm,
                 rows,
-                lambda found: self.post(partial(self._fetched, start, found)),
+                lambda found: self.post(partial(fetched, found)),
             )
 
     def _resize(self, resize: Resize) -> None:
+        began = self.clock.monotonic()
         self.engine.trim(resize.sequence, resize.length)
         self.engine.grow(resize.sequence, resize.capacity)
+        self.telemetry.restored(Tier.HOT, resize.length, 0, self.clock.monotonic() - began)
 
-    def _fetched(self, start: Start, found: Fetched) -> None:
+    def _fetched(self, start: Start, began: float, found: Fetched) -> None:
+        if found.read:
+            self.telemetry.loaded(len(found.read), sum(one.nbytes for _, one in found.read))
         self.keeper.promote(found.read)
         if found.failed:
             self.keeper.discard(found.failed)
             self.planner.fetch_failed(start.turn)
         elif self._guarded(start.turn, lambda: self.engine.adopt(start.sequence, start.restore)):
+            self._count_restored(start, self.clock.monotonic() - began)
             self.planner.fetched(start.turn)
         self.keeper.trim()  # the lease is over
-
-    def _submit(self, step: StepPlan) -> None:
-        try:
-            self.engine.submit(step)
-        except Exception as error:
-            log.exception("step %d could not be submitted", step.number)
-            self._flying.append((step, _all_failed(step, error)))  # its turn comes, too
-        else:
-            self._flying.append((step, None))
-
-    def _collect(self) -> None:
-        step, result = self._flying.popleft()
-        try:
-            result = result or self.engine.collect()
-        except Exception as error:
-            log.exception("step %d failed", step.number)
-            result = _all_failed(step, error)
-        self.telemetry.forwarded(result.forwarded)
-        self.planner.apply(result)
 
     # -- keeping -----------------------------------------------------------------------------
 
@@ -228,7 +223,7 @@ class Conductor:
             return
         turn = self.planner.turns[park.turn]
         speech = self._speeches.pop(park.turn)
-        spans = self._spans.pop(park.turn, None)
+        spans = self._spans.pop(park.turn, None) or _prefilled(turn)
         ended = _ended(turn, speech)
         self._count(ended.finish, speech)
         request = turn.request
@@ -262,13 +257,29 @@ class Conductor:
         first = None if speech.first_at is None else speech.first_at - speech.arrived
         self.telemetry.turn_ended(finish, len(speech.sampled), first)
 
+    def _count_restored(self, start: Start, seconds: float) -> None:
+        tier = self.planner.turns[start.turn].tier
+        nbytes = sum(step.segment.nbytes for step in start.steps)
+        self.telemetry.restored(tier, start.restore, nbytes, seconds)
+
+    def _count_evicted(self) -> None:
+        """Resting sequences that gave way to others."""
+        hot, spec = self.planner.hot, self.engine.card.spec
+        if hot.gave_way:
+            row_bytes = spec.row_bytes + spec.window_row_bytes
+            nbytes = hot.blocks_given * BLOCK_TOKENS * row_bytes
+            self.telemetry.evicted(Tier.HOT, hot.gave_way, nbytes)
+            hot.gave_way = hot.blocks_given = 0
+
     # -- telling -----------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        for notice in self.planner.take_notices():
-            self._tell_one(notice)
+        notices = self.planner.take_notices()
+        now = self.clock.monotonic() if notices else 0.0
+        for notice in notices:
+            self._tell_one(notice, now)
 
-    def _tell_one(self, notice: Notice) -> None:
+    def _tell_one(self, notice: Notice, now: float) -> None:
         if isinstance(notice, Refused):
             speech = self._speeches.pop(notice.turn)
             if speech.admitted:  # it gave its place up, and waited for another one
@@ -305,6 +316,12 @@ def _heir(request: TurnRequest) -> SessionKey | None:
     return request.session
 
 
+def _prefilled(turn: Turn) -> tuple[Span, ...] | None:
+    """What an agent remembers of a turn that was to be prefilled only, and was."""
+    done = turn.request.max_tokens == 0 and turn.finish is Finish.LENGTH
+    return turn.request.prompt.spans if done and turn.request.identity.exclusive else None
+
+
 def _ended(turn: Turn, speech: Speech) -> Ended:
     return Ended(
         turn.finish or Finish.FAILED,
@@ -314,13 +331,3 @@ def _ended(turn: Turn, speech: Speech) -> Ended:
         speech.stop,
         turn.problem,
     )
-
-
-def _all_failed(step: StepPlan, error: Exception) -> StepResult:
-    sequences = [chunk.sequence for chunk in step.prefill] + list(step.decode)
-    failed = tuple(SequenceFailed(one, _say(error)) for one in dict.fromkeys(sequences))
-    return StepResult(step.number, failed=failed)
-
-
-def _say(error: Exception) -> str:
-    return str(error) if isinstance(error, AgentCacheError) else type(error).__name__

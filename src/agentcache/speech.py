@@ -29,6 +29,7 @@ class Speech:
     admitted: bool = field(default=False, init=False)
     sampled: "Tokens[int]" = field(factory=tokens, init=False)
     first_at: float | None = field(default=None, init=False)
+    last_at: float | None = field(default=None, init=False)
     stop: str | None = field(default=None, init=False)
     _parts: list[str] = field(factory=list, init=False)
     _unreported: int = field(default=0, init=False)
@@ -54,6 +55,7 @@ class Speech:
     ) -> bool:
         """`token` was sampled. Returns whether a stop sequence ends the turn with it."""
         self.first_at = now if self.first_at is None else self.first_at
+        self.last_at = now
         self.sampled.append(token)
         self._unreported += 1
         if is_text and logprobs is not None:

@@ -8,11 +8,12 @@ from agentcache.domain.conversation import Message
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.lineage import Match
 from agentcache.domain.registry import SessionRegistry
-from agentcache.domain.request import Identity, TurnRequest
+from agentcache.domain.request import MAX_AGENT_NAME, Identity, TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spans import RenderedSpan, Span, matching_spans
 
 NAMELESS = "~"  # how the names of sessions begin that nobody named
+FORK_DIGITS = 8
 
 
 def check_name(name: str) -> None:
@@ -41,6 +42,19 @@ def session_key(request: TurnRequest, registry: SessionRegistry) -> SessionKey:
     return SessionKey(identity.tenant, request.root, f"{NAMELESS}{request.id}")
 
 
+def on_a_fork(request: TurnRequest) -> TurnRequest:
+    """The turn as the first one of a new agent, forked from its own, which is busy."""
+    identity = request.identity
+    suffix = f"{NAMELESS}{request.id[:FORK_DIGITS]}"
+    name = (identity.name or "")[: MAX_AGENT_NAME - len(suffix)] + suffix
+    return evolve(
+        request,
+        identity=evolve(identity, name=name),
+        session=SessionKey(identity.tenant, request.root, name),
+        parent=identity.name,
+    )
+
+
 def successor(
     key: SessionKey,
     before: Session | None,
@@ -56,7 +70,7 @@ def successor(
     `answer` is the text as it was told; None for a turn that was asked for no answer. `cached` of
     the prompt's tokens were not computed again.
     """
-    base = before or Session(key, created=now)
+    base = before or Session(key, created=now, parent=request.parent)
     said = () if answer is None else (Message("assistant", answer),)
     messages = (*request.messages, *said)
     digest = request.prompt.tools_digest
