@@ -7,55 +7,24 @@ on the engine thread, and has been committed when the call returns; where the ho
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 
+from agentcache.agent_view import AgentView, views
 from agentcache.conductor import Conductor
 from agentcache.domain.conversation import Conversation, Message, turn_starts
 from agentcache.domain.errors import AgentBusy, AgentExists, InvalidRequest, UnknownAgent
-from agentcache.domain.lineage import Match, Step
-from agentcache.domain.request import Tier
+from agentcache.domain.lineage import Match
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tools import parsed_tools
 from agentcache.loop import EngineLoop
 from agentcache.outbox import Done
 from agentcache.ports.clock import Clock
-from agentcache.succession import NAMELESS, check_name, forked, rewound, stepped_back
+from agentcache.succession import check_name, forked, rewound, stepped_back
 
 _Change = Callable[[Conductor, Done], None]
-
-
-@frozen
-class AgentView:
-    """One agent as it is at the moment.
-
-    `turns` is how many can be taken back. `nbytes` are the encoded bytes that it builds on, of
-    which others use `shared_bytes` too. `tier` is where its next turn finds its rows. Of all
-    `prompt_tokens` that its turns had, `cached_tokens` were not computed again; `hits` turns had
-    any of these. Times are wall-clock seconds.
-    """
-
-    name: str
-    tenant: str
-    model: str
-    tokens: int
-    messages: int
-    turns: int
-    pinned: bool
-    expires: float | None
-    parent: str | None
-    created: float
-    used: float
-    tier: Tier
-    nbytes: int
-    shared_bytes: int
-    hits: int
-    prompt_tokens: int
-    cached_tokens: int
 
 
 @define(eq=False)
@@ -73,18 +42,15 @@ class Agents:
 
     def agents(self, tenant: str) -> tuple[AgentView, ...]:
         """Those of this tenant that have a name, by name. Raises Unavailable."""
-        conductor = self._loop.conductor
-        views = tuple(_views(conductor, tenant, conductor.root(tenant)))
-        return tuple(sorted(views, key=lambda view: view.name))
+        found = views(self._loop.conductor, tenant)
+        return tuple(sorted(found, key=lambda view: view.name))
 
     def agent(self, tenant: str, name: str) -> AgentView:
         """One agent. Raises UnknownAgent, Unavailable."""
-        self._session(tenant, name)
-        found = (view for view in self.agents(tenant) if view.name == name)
-        view = next(found, None)
-        if view is None:
-            raise UnknownAgent(name)
-        return view
+        for view in views(self._loop.conductor, tenant):
+            if view.name == name:
+                return view
+        raise UnknownAgent(name)
 
     def history(self, tenant: str, name: str) -> tuple[Message, ...]:
         """The conversation as it was told. Raises UnknownAgent, Unavailable."""
@@ -222,59 +188,3 @@ def _rewind(
     row = sum(len(span.ids) for span in session.spans[:spans])
     path = conductor.keeper.lineage.path(session.cursor) if session.cursor else Match()
     _write(conductor, rewound(session, messages, spans, stepped_back(path, row), now), done)
-
-
-# -- looking ---------------------------------------------------------------------------------
-
-
-def _views(conductor: Conductor, tenant: str, root: bytes) -> Iterator[AgentView]:
-    sessions = [
-        one for one in conductor.keeper.registry if (one.key.tenant, one.key.root) == (tenant, root)
-    ]
-    paths = {one.key: _path(conductor, one) for one in sessions}
-    users = Counter(step.segment.key for path in paths.values() for step in path)
-    for session in sessions:
-        if not session.name.startswith(NAMELESS):
-            yield _view(conductor, session, paths[session.key], users)
-
-
-def _path(conductor: Conductor, session: Session) -> tuple[Step, ...]:
-    """The segments that the session builds on; none if they leave at this very moment."""
-    with suppress(KeyError):
-        return conductor.keeper.lineage.path(session.cursor).steps if session.cursor else ()
-    return ()
-
-
-def _view(
-    conductor: Conductor, session: Session, path: tuple[Step, ...], users: Mapping[bytes, int]
-) -> AgentView:
-    segments = [step.segment for step in path]
-    return AgentView(
-        name=session.name,
-        tenant=session.key.tenant,
-        model=conductor.engine.card.name,
-        tokens=session.tokens,
-        messages=len(session.messages),
-        turns=len(turn_starts(session.messages)),
-        pinned=session.pinned,
-        expires=session.expires,
-        parent=session.parent,
-        created=session.created,
-        used=session.used,
-        tier=_tier(conductor, session, path),
-        nbytes=sum(one.nbytes for one in segments),
-        shared_bytes=sum(one.nbytes for one in segments if users[one.key] > 1),
-        hits=session.usage.hits,
-        prompt_tokens=session.usage.prompt,
-        cached_tokens=session.usage.cached,
-    )
-
-
-def _tier(conductor: Conductor, session: Session, path: tuple[Step, ...]) -> Tier:
-    if conductor.planner.hot.resting(session.key) is not None:
-        return Tier.HOT
-    if not path:
-        return Tier.NONE
-    lineage = conductor.keeper.lineage
-    in_ram = all(lineage.resides(step.segment.key, Tier.WARM) for step in path)
-    return Tier.WARM if in_ram else Tier.COLD
