@@ -67,6 +67,7 @@ def _limits(settings: Settings) -> Limits:
         batch=settings.max_batch,
         queue=settings.max_queue,
         busy_chunk=settings.prefill_chunk,
+        step_seconds=settings.step_time,
         context=context,
     )
 

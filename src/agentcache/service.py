@@ -21,6 +21,7 @@ from agentcache.domain.errors import (
     ModelError,
     TurnCancelled,
     TurnFailed,
+    refusal,
     Unavailable,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
@@ -139,22 +140,15 @@ class Service(Agents):
         Raises InvalidRequest (PromptTooLong among them), Overloaded when no place became free in
         time, Unavailable, TurnFailed. Cancelling the call cancels the turn.
         """
-        request = await asyncio.to_thread(self._prepared, ask)
-        here = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | AgentCacheError] = asyncio.Queue()
-
-        def emit(event: Event | AgentCacheError) -> None:
-            with suppress(RuntimeError):  # the event loop is closed: nobody listens any more
-                here.call_soon_threadsafe(events.put_nowait, event)
-
-        submitted = asyncio.wrap_future(self._loop.submit(request, emit))
         try:
-            ticket = await asyncio.shield(submitted)
-            admitted = await self._admitted(events)
-        except asyncio.CancelledError:
-            submitted.add_done_callback(self._cancel_submitted)
+            return await self._begun(ask)
+        except AgentCacheError as error:
+            if not isinstance(error, TurnFailed):
+                self._loop.telemetry.refused(refusal(error))
             raise
-        return RunningTurn(request.id, admitted, ticket, events, self._loop)
+        except asyncio.CancelledError:
+            self._loop.telemetry.refused("cancelled")
+            raise
 
     def known_models(self) -> tuple[str, ...]:
         """What the models kept on this machine are swapped to by. Looks at the disk."""
@@ -202,6 +196,24 @@ class Service(Agents):
         return Health(live, ready, self._loop.beat > 0, detail)
 
     # -- inside ------------------------------------------------------------------------------
+
+    async def _begun(self, ask: Ask) -> RunningTurn:
+        request = await asyncio.to_thread(self._prepared, ask)
+        here = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | AgentCacheError] = asyncio.Queue()
+
+        def emit(event: Event | AgentCacheError) -> None:
+            with suppress(RuntimeError):  # the event loop is closed: nobody listens any more
+                here.call_soon_threadsafe(events.put_nowait, event)
+
+        submitted = asyncio.wrap_future(self._loop.submit(request, emit))
+        try:
+            ticket = await asyncio.shield(submitted)
+            admitted = await self._admitted(events)
+        except asyncio.CancelledError:
+            submitted.add_done_callback(self._cancel_submitted)
+            raise
+        return RunningTurn(request.id, admitted, ticket, events, self._loop)
 
     async def _admitted(self, events: "asyncio.Queue[Event | AgentCacheError]") -> Admitted:
         event = await events.get()

@@ -241,3 +241,18 @@ class StoreFull(AgentCacheError):
 
 class IntegrityError(AgentCacheError):
     """An invariant of ours does not hold."""
+
+
+_REFUSALS = (
+    (PromptTooLong, "too_long"),
+    (InvalidRequest, "invalid"),
+    (Unavailable, "unavailable"),
+    (TurnCancelled, "cancelled"),
+)
+
+
+def refusal(error: AgentCacheError) -> str:
+    """In one word why a turn that ended with `error` got no place."""
+    if isinstance(error, Overloaded):
+        return error.reason
+    return next((word for kind, word in _REFUSALS if isinstance(error, kind)), "other")
