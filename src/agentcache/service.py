@@ -21,8 +21,8 @@ from agentcache.domain.errors import (
     ModelError,
     TurnCancelled,
     TurnFailed,
-    refusal,
     Unavailable,
+    refusal,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.guide import Grammar, Guide
