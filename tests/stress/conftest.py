@@ -1,6 +1,6 @@
 """The model that is loaded, servers that clients press on, and a report of what was measured."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,12 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+def report(request: pytest.FixtureRequest) -> Report:
     """Takes what is worth reading after the tests; nothing of it is asserted."""
     lines = request.config.stash.setdefault(_REPORT, [])
     name = request.node.name.removeprefix("test_").replace("_", " ")
     lines.append(f"{name}:")
-    yield lambda what: lines.append(f"    {what}")
+    return lambda what: lines.append(f"    {what}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
