@@ -20,13 +20,19 @@ class ToolCall:
 
 @frozen
 class Message:
-    """One message. `role` is system, user, assistant or tool (developer is read as system)."""
+    """One message. `role` is system, user, assistant or tool (developer is read as system).
+
+    `thought` is what the assistant thought before it spoke. `said` is its answer as the model wrote
+    it, where that is more than `content`.
+    """
 
     role: str
     content: str = ""
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    thought: str = ""
+    said: str | None = None
 
 
 @frozen
