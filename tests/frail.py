@@ -1,7 +1,7 @@
 """Parts of a home and a model that fail when a test says so, and tell what they did."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -168,6 +168,10 @@ class CountingCodec(NativeCodec):
     def encode(self, spec: CacheSpec, rows: Rows) -> Payload:
         self.encoded.append((rows.start, rows.stop))
         return super().encode(spec, rows)
+
+    def join(self, spec: CacheSpec, parts: Sequence[tuple[Payload, int]]) -> Payload:
+        with self.reads:
+            return super().join(spec, parts)
 
     def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
         with self.reads:

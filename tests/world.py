@@ -132,7 +132,8 @@ class World:
         if self.steady:
             fetcher = self.conductor.fetcher
             fetcher.close()
-            self.conductor.fetcher = Fetcher(fetcher.spec, fetcher.codec, fetcher.store, threads=1)
+            fetcher = Fetcher(fetcher.spec, fetcher.codec, fetcher.store, threads=1)
+            self.conductor.fetcher = self.conductor.compactor.fetcher = fetcher
             self._hold()
 
     def close(self) -> None:

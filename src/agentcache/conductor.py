@@ -9,6 +9,7 @@ from functools import partial
 
 from attrs import define, field
 
+from agentcache.compactor import Compactor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.events import Ended
 from agentcache.domain.lineage import Match
@@ -63,6 +64,7 @@ class Conductor:
     salt: bytes
     durable: bool = True
     grammars: Grammars | None = None
+    compactor: Compactor = field(init=False)
     _speeches: dict[int, Speech] = field(factory=dict, init=False)
     _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
     _steps: Steps = field(init=False)
@@ -70,6 +72,10 @@ class Conductor:
     @_steps.default
     def _no_steps(self) -> Steps:
         return Steps(self.engine, self.clock, self.telemetry)
+
+    @compactor.default
+    def _new_compactor(self) -> Compactor:
+        return Compactor(self.keeper, self.fetcher)
 
     def enqueue(self, request: TurnRequest, emit: Emit) -> int:
         """Let a turn wait for its place; `emit` is told what becomes of it.
@@ -95,6 +101,7 @@ class Conductor:
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
         self._tell()  # who came to its place since, and may have been cancelled since, too
+        self.compactor.work(quiet=not self.planner.turns)
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
         self._tell()

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from attrs import define, evolve, field, frozen
@@ -84,9 +84,37 @@ class Fetcher:
         for step in steps:
             self._pool.submit(self._load, job, step, warm.get(step.segment.key), out)
 
+    def join(
+        self,
+        parts: tuple[Step, ...],
+        warm: Mapping[bytes, Payload],
+        done: Callable[[Payload | Exception], None],
+    ) -> None:
+        """Put encoded neighbours together; `done` is told the payload, or why there is none.
+
+        Payloads that are not in `warm` are read.
+        """
+        found = [(step, warm.get(step.segment.key)) for step in parts]
+
+        def work() -> None:
+            try:
+                answer: Payload | Exception = self._joined(found)
+            except Exception as error:
+                answer = error
+            done(answer)
+
+        self._pool.submit(work)
+
     def close(self) -> None:
         """Finish what is under way and end the threads."""
         self._pool.shutdown()
+
+    def _joined(self, found: Sequence[tuple[Step, Payload | None]]) -> Payload:
+        parts = [
+            (payload or self.store.read(step.segment), step.stop - step.segment.start)
+            for step, payload in found
+        ]
+        return self.codec.join(self.spec, parts)
 
     def _load(self, job: _Gathering, step: Step, payload: Payload | None, out: Rows) -> None:
         try:

@@ -53,6 +53,7 @@ class Keeper:
     _warm: dict[bytes, Payload] = field(factory=dict, init=False)
     _pins: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
     _behind: set[SessionKey] = field(factory=set, init=False)  # their rows could not be written
+    _grown: set[SessionKey] = field(factory=set, init=False)
 
     @outbox.default
     def _new_outbox(self) -> Outbox:
@@ -90,6 +91,7 @@ class Keeper:
     def serve(self, spec: CacheSpec) -> None:
         """Keep rows of this shape from now on: there is another model. All that is kept stays."""
         self.spec = self.lineage.spec = spec
+        self._grown.clear()
 
     # -- keeping -----------------------------------------------------------------------------
 
@@ -131,6 +133,55 @@ class Keeper:
             freed = before - self.lineage.nbytes(Tier.WARM)
             self.telemetry.evicted(Tier.WARM, count, freed)
             self.outbox.settle()
+
+    # -- merging -----------------------------------------------------------------------------
+
+    def take_grown(self) -> tuple[SessionKey, ...]:
+        """The sessions whose turns were written since the last call."""
+        grown, self._grown = tuple(sorted(self._grown, key=lambda one: one.name)), set()
+        return grown
+
+    def pins_on(self, key: bytes) -> int:
+        """How many pinned sessions the segment is on the paths of."""
+        return sum(key in path for path in self._pins.values())
+
+    def replace(self, run: tuple[Segment, ...], merged: Segment, payload: Payload) -> None:
+        """`merged`, whose `payload` lies in the home, takes the place of neighbours.
+
+        Whoever stood on one of them stands on it from now on. None of them may be held by anybody
+        but pinned sessions.
+        """
+        gone = {one.key for one in run}
+        pinned = [key for key, path in self._pins.items() if gone.intersection(path)]
+        for key in pinned:
+            self.lineage.release(self._pins.pop(key))
+        warm = [self._warm.pop(key) for key in gone & self._warm.keys()]
+        tiers = (Tier.COLD, Tier.WARM) if warm else (Tier.COLD,)
+        if warm:
+            self._warm[merged.key] = payload
+        moved = self.lineage.merge(run, merged, *tiers)
+        for segment in run:
+            self.outbox.drop(segment)
+            self._follow(segment, merged)
+        for key in pinned:
+            self._pin(key)
+        self.outbox.adopt((merged, *moved))
+        self.outbox.settle()
+        self.telemetry.compacted(len(run), merged.nbytes)
+        self.trim()
+
+    def _follow(self, segment: Segment, merged: Segment) -> None:
+        for session in self.registry.at_segment(segment.key):
+            assert session.cursor is not None
+            cursor = Cursor(merged.key, session.cursor.row)
+            self.registry.put(evolve(session, cursor=cursor))
+            self.outbox.move(session.key)
+
+    def _pin(self, key: SessionKey) -> None:
+        session = self.registry.get(key)
+        path = self.lineage.path(session.cursor).keys if session and session.cursor else ()
+        self.lineage.hold(path)
+        self._pins[key] = path
 
     # -- losing ------------------------------------------------------------------------------
 
@@ -236,6 +287,8 @@ class Keeper:
         if error is None:
             self._added(ours)
             done(self.outbox.durable(path) == path.cursor)
+            if session is not None:
+                self._grown.add(session.key)
             if ours:
                 self._catch_up()
         else:
@@ -297,6 +350,10 @@ class Keeper:
         self.lineage.add(segment, Tier.WARM)
 
     # -- caps --------------------------------------------------------------------------------
+
+    def fits(self, incoming: int) -> bool:
+        """Whether `incoming` bytes fit under the cold cap without anybody leaving."""
+        return self.cold_bytes + weight(self.outbox.writing.values()) + incoming <= self.cold_cap
 
     def _make_room(self, incoming: int) -> bool:
         """Evict until `incoming` bytes fit under the cold cap; False when they never will."""

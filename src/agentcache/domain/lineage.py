@@ -7,7 +7,7 @@ before their parents, so the least recently used segment never has children that
 used: eviction is leaf-first without looking for leaves.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import define, field, frozen
 
@@ -162,6 +162,27 @@ class Lineage:
             self._remove(node)
         return stays
 
+    def merge(self, run: Sequence[Segment], merged: Segment, *tiers: Tier) -> tuple[Segment, ...]:
+        """Put `merged`, held by `tiers`, in the place of neighbours, each the parent of the next.
+
+        Returns the segments that follow it now, which have a new parent. None of `run` is held.
+        """
+        after = {one.key for one in run[1:]}
+        nodes = [self._nodes[one.key] for one in run]
+        children = [key for node in nodes for key in _keys(node.children) if key not in after]
+        for node in reversed(nodes):
+            for tier in (Tier.WARM, Tier.COLD):
+                if self.resides(node.segment.key, tier):
+                    self._unsettle(node, tier)
+            self._remove(node)
+        self.add(merged, *tiers)
+        for key in children:
+            child = self._nodes[key]
+            child.segment = child.segment.adopted_by(merged.key)
+            self._siblings(child.segment).setdefault(child.segment.ids[0], []).append(key)
+        self.touch(self._ancestry(merged.key))
+        return tuple(self._nodes[key].segment for key in children)
+
     def cut(self, key: bytes) -> tuple[Segment, ...]:
         """Take the segment and all that descends from it out; they are returned, leaves first.
 
@@ -176,6 +197,14 @@ class Lineage:
             self._remove(node)
             removed.append(node.segment)
         return tuple(removed)
+
+    def children(self, key: bytes) -> tuple[Segment, ...]:
+        """The segments that leave this one, at any row."""
+        return tuple(self._nodes[one].segment for one in _keys(self._nodes[key].children))
+
+    def holds(self, key: bytes) -> int:
+        """How often the segment is held."""
+        return self._order[Tier.COLD].holds(key)
 
     # -- matching ----------------------------------------------------------------------------
 

@@ -95,6 +95,10 @@ class SegmentedLRU(Generic[K]):
         """Whether `key` is held."""
         return self._holds[key] > 0
 
+    def holds(self, key: K) -> int:
+        """How often `key` is held."""
+        return self._holds[key]
+
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every key is where its holds say, and nowhere else."""
         free = self._probation.keys() | self._protected.keys()

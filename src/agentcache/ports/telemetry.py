@@ -71,6 +71,10 @@ class StoreTelemetry(Protocol):
         """So many segments (hot: sequences) left `tier`."""
         ...
 
+    def compacted(self, segments: int, nbytes: int) -> None:
+        """So many segments were merged into one of `nbytes`, which were written to disk again."""
+        ...
+
     def corrupt(self, problem: str) -> None:
         """A stored segment could not be used."""
         ...

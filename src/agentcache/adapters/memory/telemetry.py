@@ -54,6 +54,7 @@ class RecordingTelemetry:
     segments_stored: int = 0
     bytes_stored: int = 0
     evictions: list[tuple[Tier, int, int]] = field(factory=list)
+    compactions: list[tuple[int, int]] = field(factory=list)
     problems: list[str] = field(factory=list)
     levels: dict[str, float] = field(factory=dict)
     _lock: Lock = field(factory=Lock, repr=False)
@@ -106,6 +107,10 @@ class RecordingTelemetry:
         """Append to `evictions`."""
         self.evictions.append((tier, segments, nbytes))
 
+    def compacted(self, segments: int, nbytes: int) -> None:
+        """Append to `compactions`."""
+        self.compactions.append((segments, nbytes))
+
     def corrupt(self, problem: str) -> None:
         """Append to `problems`."""
         self.problems.append(problem)
@@ -147,6 +152,9 @@ class NullTelemetry:
         """Forget it."""
 
     def evicted(self, tier: Tier, segments: int, nbytes: int) -> None:
+        """Forget it."""
+
+    def compacted(self, segments: int, nbytes: int) -> None:
         """Forget it."""
 
     def corrupt(self, problem: str) -> None:

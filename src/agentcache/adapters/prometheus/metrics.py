@@ -81,6 +81,10 @@ class PrometheusTelemetry:
         self._loaded_bytes = make.counter("loaded_bytes", "Bytes of segments read from disk.")
         self._stored = make.counter("stored_segments", "Segments written to disk.")
         self._stored_bytes = make.counter("stored_bytes", "Bytes of segments written to disk.")
+        self._compacted = make.counter("compacted_segments", "Segments merged into longer ones.")
+        self._compacted_bytes = make.counter(
+            "compacted_bytes", "Bytes of segments written again because they were merged."
+        )
         wear = make.gauge("stored_bytes_last_day", "Bytes of segments written in the last day.")
         wear.set_function(self._last_day)
         self._evicted = make.counters(
@@ -147,6 +151,13 @@ class PrometheusTelemetry:
         """So many segments of `nbytes` in all were written to disk."""
         self._stored.inc(segments)
         self._stored_bytes.inc(nbytes)
+        with self._lock:
+            self._wear.add(nbytes, self._monotonic())
+
+    def compacted(self, segments: int, nbytes: int) -> None:
+        """So many segments were merged into one of `nbytes`."""
+        self._compacted.inc(segments)
+        self._compacted_bytes.inc(nbytes)
         with self._lock:
             self._wear.add(nbytes, self._monotonic())
 

@@ -1,0 +1,187 @@
+"""Long chains of segments made short again, in the background.
+
+Every turn leaves a segment or two, so a conversation becomes a chain that takes longer to restore
+than its rows do, and that keeps a checkpoint for each of its turns. Neighbours are put together
+without being decoded, on the reader threads; written when the store thread has nothing else to do;
+and then take the place of what they are made of, in one commit. Until it is made, the home has what
+it had, and everything before it can be given up.
+"""
+
+from collections import deque
+from functools import partial
+from itertools import zip_longest
+
+from attrs import define, field, frozen
+
+from agentcache.domain.compaction import Link, checkpoint_run, small_run
+from agentcache.domain.lineage import Match, Step
+from agentcache.domain.request import Tier
+from agentcache.domain.segment import Segment
+from agentcache.domain.session import Cursor, SessionKey
+from agentcache.domain.spec import CacheSpec
+from agentcache.domain.tokens import tokens
+from agentcache.fetcher import Fetcher
+from agentcache.keeper import Keeper
+from agentcache.outbox import weight
+from agentcache.ports.payload import Payload
+
+MOST_CHILDREN = 64
+
+
+@frozen
+class _Run:
+    """Neighbours that are being merged, on the path of `session`, under a model's `spec`."""
+
+    session: SessionKey
+    spec: CacheSpec
+    steps: tuple[Step, ...]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return tuple(step.segment for step in self.steps)
+
+    def merged(self, nbytes: int) -> Segment:
+        """The segment that holds all rows of the run."""
+        first, ids = self.steps[0].segment, tokens()
+        for step in self.steps:
+            ids += step.segment.ids[: step.stop - step.segment.start]
+        return Segment.following(first.root, first.parent, first.start, ids, nbytes)
+
+
+@define(eq=False)
+class Compactor:
+    """Merges one run of neighbours at a time, on the paths of sessions that had a turn.
+
+    Called on the engine thread. Segments that anybody holds, but for pins, are left alone, and so
+    is what has no room for a second copy. Once it shall `rest`, it begins nothing any more.
+    """
+
+    keeper: Keeper
+    fetcher: Fetcher
+    _due: "deque[SessionKey]" = field(factory=deque, init=False)
+    _busy: bool = field(default=False, init=False)
+    _resting: bool = field(default=False, init=False)
+
+    def rest(self) -> None:
+        """Begin nothing any more."""
+        self._resting = True
+
+    def work(self, quiet: bool) -> None:
+        """Begin with the next run, if there is any and the last one is done.
+
+        Where only the ends of segments are places to continue, running turns may count on one that
+        would go: there it takes `quiet`, that there are no turns.
+        """
+        self._due.extend(key for key in self.keeper.take_grown() if key not in self._due)
+        if self._busy or self._resting or not (quiet or self.keeper.spec.interior_restorable):
+            return
+        while self._due and not self._busy:
+            run = self._next_run(self._due.popleft())
+            if run is not None and self._has_room(run):
+                self._begin(run)
+
+    # -- choosing ----------------------------------------------------------------------------
+
+    def _next_run(self, key: SessionKey) -> _Run | None:
+        path = self._path(key)
+        links = self._links(path)
+        every_row = self.keeper.spec.interior_restorable
+        found = small_run(links) if every_row else checkpoint_run(links)
+        if found is None:
+            return None
+        steps = list(path.steps[found.start : found.stop])
+        steps[-1] = Step(steps[-1].segment, steps[-1].segment.stop)  # nothing of the last is lost
+        return _Run(key, self.keeper.spec, tuple(steps))
+
+    def _path(self, key: SessionKey) -> Match:
+        """The path to the end of the segment that the session stands in."""
+        session, lineage = self.keeper.registry.get(key), self.keeper.lineage
+        if session is None or session.cursor is None:
+            return Match()
+        last = lineage[session.cursor.key]
+        return lineage.path(Cursor(last.key, last.stop))
+
+    def _links(self, path: Match) -> list[Link]:
+        links = []
+        for step, after in zip_longest(path.steps, path.steps[1:]):
+            joins = after is not None and self._joins(step, after.segment)
+            one = step.segment
+            links.append(Link(step.stop - one.start, one.nbytes, self._is_movable(one), joins))
+        return links
+
+    def _is_movable(self, segment: Segment) -> bool:
+        """Whether it is in the home, nobody uses it, and all that follows it can follow another."""
+        lineage, outbox = self.keeper.lineage, self.keeper.outbox
+        followers = lineage.children(segment.key)
+        return (
+            lineage.resides(segment.key, Tier.COLD)
+            and segment.key not in outbox.writing
+            and lineage.holds(segment.key) == self.keeper.pins_on(segment.key)
+            and len(followers) <= MOST_CHILDREN
+            and all(lineage.resides(one.key, Tier.COLD) for one in followers)
+            and not any(one.key in outbox.writing for one in followers)
+        )
+
+    def _joins(self, step: Step, after: Segment) -> bool:
+        """Whether nothing needs the end of `step`, or rows after those that `after` follows."""
+        standing = self.keeper.registry.at_segment(step.segment.key)
+        beside = [
+            one for one in self.keeper.lineage.children(step.segment.key) if one.key != after.key
+        ]
+        if self.keeper.spec.interior_restorable:
+            rows = [one.cursor.row for one in standing if one.cursor] + [s.start for s in beside]
+            return max(rows, default=0) <= step.stop
+        behind = self.keeper.registry.at_segment(after.key)
+        return (
+            step.stop == step.segment.stop
+            and not standing
+            and not beside
+            and not any(one.cursor and one.cursor.row < after.stop for one in behind)
+        )
+
+    def _has_room(self, run: _Run) -> bool:
+        return self.keeper.fits(weight(run.segments))
+
+    # -- doing it ----------------------------------------------------------------------------
+
+    def _begin(self, run: _Run) -> None:
+        self._busy = True
+        took = self.keeper.outbox.expecting(partial(self._joined, run))
+        self.fetcher.join(run.steps, self.keeper.warm, took)
+
+    def _joined(self, run: _Run, made: Payload | Exception) -> None:
+        if isinstance(made, Exception) or not self._is_still_there(run):
+            self._busy = False  # if a segment cannot be read, the next turn finds out
+            return
+        merged = run.merged(made.nbytes)
+        if merged.key in self.keeper.lineage:
+            self._busy = False
+            return
+        self.keeper.outbox.put(merged, made, partial(self._written, run, merged, made))
+
+    def _written(
+        self, run: _Run, merged: Segment, payload: Payload, error: Exception | None
+    ) -> None:
+        self._busy = False
+        if error is not None or merged.key in self.keeper.lineage:
+            return
+        if not self._is_still_there(run):
+            self.keeper.outbox.discard(merged.key)
+            return
+        self.keeper.replace(run.segments, merged, payload)
+        self._due.append(run.session)
+
+    def _is_still_there(self, run: _Run) -> bool:
+        """Whether the run could be chosen now, as it was."""
+        path, first = self._path(run.session), run.steps[0].segment.key
+        if run.spec is not self.keeper.spec or first not in path.keys:
+            return False
+        at = path.keys.index(first)
+        found = path.steps[at : at + len(run.steps)]
+        links = self._links(path)[at : at + len(run.steps)]
+        return (
+            found[:-1] == run.steps[:-1]
+            and tuple(step.segment for step in found) == run.segments
+            and all(link.movable for link in links)
+            and all(link.joins for link in links[:-1])
+        )
