@@ -9,7 +9,7 @@ import pytest
 
 from agentcache.domain.errors import ModelError
 from agentcache.domain.spec import CacheSpec, LayerSpec
-from tests.driving import Driver, copied
+from agentcache.testing.driving import Driver, copied
 from tests.tiny_models import END, VOCABULARY, tiny_llama, tiny_model
 
 import mlx.core as mx  # isort: skip  (after the BLAS)
@@ -19,7 +19,8 @@ from mlx_lm.models.cache import make_prompt_cache  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
 from agentcache.adapters.mlx.arrays import ArrayCache  # isort: skip
-from agentcache.adapters.mlx.engine import Batching, MLXEngine  # isort: skip
+from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip
+from agentcache.adapters.mlx.fitting import Batching  # isort: skip
 from agentcache.adapters.mlx.forward import Forward  # isort: skip
 
 PROMPT = [9 * n % 250 + 3 for n in range(30)]
@@ -146,13 +147,6 @@ def test_quantised_weights_are_run_as_what_they_stand_for(tmp_path: Path) -> Non
     driver = Driver(MLXEngine.load(folder, b"x", "x"))
     assert driver.begin(1, PROMPT) == mx.argmax(reference(mx.array([PROMPT]))[0, -1]).item()
     driver.engine.close()
-
-
-def test_a_cache_that_is_not_supported_is_refused_by_name(tmp_path: Path) -> None:
-    layers = ["full_attention", "sliding_attention"]
-    folder = tiny_llama(tmp_path, 1, layer_types=layers, sliding_window=8)
-    with pytest.raises(ModelError, match="RotatingKVCache is not supported yet"):
-        MLXEngine.load(folder, b"x", "x")
 
 
 def test_a_folder_without_weights_is_refused_with_a_remedy(tmp_path: Path) -> None:

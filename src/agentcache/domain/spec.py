@@ -1,6 +1,6 @@
 """What a model's cache is made of, and what follows from it: bytes per row, places to continue."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cached_property
 
@@ -16,6 +16,7 @@ class LayerKind(Enum):
     FULL = "full"  # the row of every token
     WINDOW = "window"  # the rows of the last `window` tokens
     STATE = "state"  # a fixed-size summary of all tokens so far
+    WHOLE = "whole"  # nobody knows how: all that its cache holds is kept, as bytes
 
 
 @frozen
@@ -39,7 +40,8 @@ class LayerSpec:
     """One leaf cache of the model; a layer with several caches counts as several.
 
     `heads`, `key_dim` and `value_dim` are those of the cache (key/value heads, and the two dims may
-    differ, as under MLA). They are zero for state layers, which have `state` instead.
+    differ, as under MLA). They are zero for state layers, which have `state` instead, and for those
+    kept whole, which have a `reason`, and an estimate of what a token adds to their bytes.
     """
 
     kind: LayerKind
@@ -48,6 +50,13 @@ class LayerSpec:
     value_dim: int = 0
     window: int | None = field(default=None, validator=optional(ge(1)))
     state: tuple[StateArray, ...] = ()
+    reason: str = field(default="", eq=False)
+    token_bytes: int = field(default=0, eq=False)
+
+    @classmethod
+    def whole(cls, reason: str, token_bytes: int = 0) -> "LayerSpec":
+        """A layer whose cache is kept as it is, because of `reason`."""
+        return cls(LayerKind.WHOLE, reason=reason, token_bytes=token_bytes)
 
     @classmethod
     def full(cls, heads: int, key_dim: int, value_dim: int | None = None) -> "LayerSpec":
@@ -94,7 +103,7 @@ class CacheSpec:
         """The token-indexed layers, those of one shape together, in order of first appearance."""
         members: dict[LayerSpec, list[int]] = {}
         for index, layer in enumerate(self.layers):
-            if layer.kind is not LayerKind.STATE:
+            if layer.kind in (LayerKind.FULL, LayerKind.WINDOW):
                 members.setdefault(layer, []).append(index)
         return tuple(
             LayerGroup(
@@ -102,6 +111,14 @@ class CacheSpec:
             )
             for n, (one, indices) in enumerate(members.items())
         )
+
+    def groups_of(self, kind: LayerKind) -> tuple[LayerGroup, ...]:
+        """The groups of one kind of layer."""
+        return tuple(group for group in self.groups if group.kind is kind)
+
+    def layers_of(self, kind: LayerKind) -> tuple[int, ...]:
+        """The leaf caches of one kind of layer, ascending."""
+        return tuple(n for n, layer in enumerate(self.layers) if layer.kind is kind)
 
     @cached_property
     def row_bytes(self) -> int:
@@ -117,6 +134,21 @@ class CacheSpec:
     def state_bytes(self) -> int:
         """Native bytes of one checkpoint of all `state` layers."""
         return sum(array.nbytes for layer in self.layers for array in layer.state)
+
+    @cached_property
+    def live_token_bytes(self) -> int:
+        """Bytes of live caches that one token more may take, all kinds of layers together."""
+        whole = sum(layer.token_bytes for layer in self.layers)
+        return self.row_bytes + self.window_row_bytes + whole
+
+    @cached_property
+    def whole(self) -> Mapping[str, str]:
+        """The names of the caches that are kept whole, each with the reason."""
+        return {
+            f"c{index}": layer.reason
+            for index, layer in enumerate(self.layers)
+            if layer.kind is LayerKind.WHOLE
+        }
 
     @cached_property
     def interior_restorable(self) -> bool:

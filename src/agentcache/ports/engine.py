@@ -15,7 +15,8 @@ class ModelCard:
 
     `digest` covers everything that changes KV values; `epoch` is raised when the adapter's own
     arithmetic does. `context` is the longest sequence in tokens, `ends` are the ids that end a
-    turn, `in_flight` is how many steps may be submitted before one is collected.
+    turn, `in_flight` is how many steps may be submitted before one is collected. `notes` say where
+    its caches are kept or run less well than they could be.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ModelCard:
     ends: frozenset[int]
     epoch: int = 1
     in_flight: int = 1
+    notes: tuple[str, ...] = ()
 
 
 class RowSource(Protocol):

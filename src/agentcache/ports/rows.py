@@ -1,6 +1,6 @@
 """Rows in host memory: how KV crosses between an engine, a codec and a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import numpy as np
 from attrs import field, frozen
@@ -25,7 +25,9 @@ class Rows:
     `full` and `window` map a role (`CacheSpec.groups`: "g0.k", "g0.v", ...) to an array of shape
     [layers of the group, heads, rows, dim]. Full groups have stop - start rows; window groups the
     last min(window, stop - start). `state` maps "s<layer>.<n>" to a state array as it is at `stop`.
-    bfloat16 is held as its bits in uint16.
+    bfloat16 is held as its bits in uint16. `whole` maps "c<layer>" to the bytes of a cache that is
+    kept whole, as it is at `stop`; rows to be filled have an empty mapping there, because nobody
+    knows before how many bytes these are.
     """
 
     start: int
@@ -33,16 +35,17 @@ class Rows:
     full: Mapping[str, RowArray] = field(factory=dict)
     window: Mapping[str, RowArray] = field(factory=dict)
     state: Mapping[str, RowArray] = field(factory=dict)
+    whole: MutableMapping[str, RowArray] | None = None
 
     def part(self, start: int, stop: int) -> "Rows":
-        """Views of the full rows [start, stop); window and state arrays only if stop is the end."""
+        """Views of the full rows [start, stop); all other arrays only if stop is the end."""
         if not self.start <= start <= stop <= self.stop:
             raise ValueError(f"[{start}, {stop}) is not within [{self.start}, {self.stop})")
         cut = slice(start - self.start, stop - self.start)
         full = {role: array[:, :, cut] for role, array in self.full.items()}
         if stop != self.stop:
             return Rows(start, stop, full)
-        return Rows(start, stop, full, self.window, self.state)
+        return Rows(start, stop, full, self.window, self.state, self.whole)
 
 
 def empty_rows(spec: CacheSpec, start: int, stop: int, capacity: int | None = None) -> Rows:
@@ -65,4 +68,4 @@ def empty_rows(spec: CacheSpec, start: int, stop: int, capacity: int | None = No
         for index, layer in enumerate(spec.layers)
         for n, array in enumerate(layer.state)
     }
-    return Rows(start, stop, full, window, state)
+    return Rows(start, stop, full, window, state, {} if spec.whole else None)

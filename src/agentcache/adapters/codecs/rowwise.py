@@ -8,9 +8,11 @@ from agentcache.adapters.codecs.slices import Slice, joined
 from agentcache.adapters.codecs.tensors import (
     Role,
     checked,
+    pack_bytes,
     pack_state,
     roles,
     state_arrays,
+    unpack_bytes,
     unpack_state,
 )
 from agentcache.domain.spec import CacheSpec, LayerKind
@@ -67,6 +69,9 @@ class RowwiseCodec(ABC):
         if rows.state:
             _same_names("state", rows.state, state)
             tensors |= pack_state(spec, rows.state)
+        if rows.whole is not None:
+            _same_names("whole", rows.whole, spec.whole)
+            tensors |= {name: pack_bytes(array, name) for name, array in rows.whole.items()}
         return Payload(self.name, rows.stop - rows.start, tensors)
 
     def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
@@ -81,6 +86,8 @@ class RowwiseCodec(ABC):
             self._decode_window(role, payload, out.window[role.name])
         if out.state:
             unpack_state(spec, payload, out.state)
+        if out.whole is not None:
+            out.whole.update({name: unpack_bytes(payload, name) for name in spec.whole})
 
     def join(self, spec: CacheSpec, parts: Sequence[tuple[Payload, int]]) -> Payload:
         """The payload of neighbours, of each its first so many rows; the last one is whole."""
@@ -95,9 +102,13 @@ class RowwiseCodec(ABC):
         for role in roles(spec, LayerKind.WINDOW):
             if any(name in last.tensors for name in self.tensor_names(role)):
                 tensors |= self._joined(role, _last_rows(role, parts))
-        for name, _, _ in state_arrays(spec):
-            if name in last.tensors:
-                tensors[name] = last.tensors[name]
+        of_rows = {
+            name
+            for kind in (LayerKind.FULL, LayerKind.WINDOW)
+            for role in roles(spec, kind)
+            for name in self.tensor_names(role)
+        }
+        tensors |= {name: one for name, one in last.tensors.items() if name not in of_rows}
         return Payload(self.name, sum(n for _, n in parts), tensors)
 
     def _joined(
@@ -135,7 +146,8 @@ class RowwiseCodec(ABC):
             raise ValueError(f"the payload is {payload.codec}, not {self.name}")
         if not 0 <= first <= first + count <= payload.rows:
             raise ValueError(f"rows [{first}, {first + count}) of {payload.rows} do not exist")
-        if (out.window or out.state) and first + count != payload.rows:
+        at_end = out.window or out.state or out.whole is not None
+        if at_end and first + count != payload.rows:
             raise ValueError("window and state arrays are those of the payload's end")
         full, window, state = _parts(spec)
         _same_names("full", out.full, (role.name for role in full))
@@ -144,7 +156,7 @@ class RowwiseCodec(ABC):
         if out.state:
             _same_names("state", out.state, state)
         known = {name for role in (*full, *window) for name in self.tensor_names(role)}
-        if strange := payload.tensors.keys() - known - set(state):
+        if strange := payload.tensors.keys() - known - set(state) - set(spec.whole):
             raise ValueError(f"the payload has tensors that are not the model's: {sorted(strange)}")
 
 

@@ -96,6 +96,17 @@ def unpack_state(spec: CacheSpec, payload: Payload, out: Mapping[str, RowArray])
         np.copyto(checked(out[name], name, dtype, shape), unpack(payload, name, dtype, shape))
 
 
+def pack_bytes(array: RowArray, name: str) -> Tensor:
+    """A copy of bytes whose number no spec tells."""
+    return pack(np.array(checked(array, name, "uint8", (array.size,)), order="C"), "uint8")
+
+
+def unpack_bytes(payload: Payload, name: str) -> RowArray:
+    """What `pack_bytes` packed. Raises ValueError."""
+    count = payload.tensors[name].data.nbytes if name in payload.tensors else 0
+    return unpack(payload, name, "uint8", (count,))
+
+
 def state_arrays(spec: CacheSpec) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Name, dtype and shape of every state array."""
     for index, layer in enumerate(spec.layers):

@@ -1,6 +1,7 @@
 """Rows in mlx-lm's own caches: what a GPU attends to. They cross to numpy as copies."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, cast
 
 import mlx.core as mx
@@ -9,7 +10,8 @@ from attrs import define, field
 from mlx_lm.models.cache import KVCache
 
 from agentcache.adapters.mlx.handles import Mask
-from agentcache.domain.spec import CacheSpec, LayerGroup, LayerSpec
+from agentcache.adapters.mlx.live import Undo
+from agentcache.domain.spec import CacheSpec, LayerGroup, LayerKind, LayerSpec
 from agentcache.ports.rows import RowArray, Rows, empty_rows
 
 
@@ -36,7 +38,7 @@ class ArrayLeaf(Protocol):
 
 @define(eq=False)
 class ArrayCache:
-    """One sequence's rows in one `KVCache` a layer, with room for `capacity` rows from the start.
+    """One sequence's full layers, a `KVCache` each, with room for `capacity` rows from the start.
 
     Between `blank` and `adopt` the restored rows also exist in host memory.
     """
@@ -49,9 +51,20 @@ class ArrayCache:
     @classmethod
     def of(cls, spec: CacheSpec, capacity: int) -> "ArrayCache":
         """An empty cache. Raises MemoryError when there is no room."""
-        cache = cls(spec, capacity, [_leaf(layer, capacity, spec.dtype) for layer in spec.layers])
+        layers = [spec.layers[index] for index in spec.layers_of(LayerKind.FULL)]
+        cache = cls(spec, capacity, [_leaf(layer, capacity, spec.dtype) for layer in layers])
         cache._compute()
         return cache
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """See `Part.layers`."""
+        return self.spec.layers_of(LayerKind.FULL)
+
+    @property
+    def interior(self) -> bool:
+        """See `Part.interior`."""
+        return True
 
     @property
     def length(self) -> int:
@@ -66,14 +79,14 @@ class ArrayCache:
 
     def blank(self, count: int) -> Rows:
         """Host arrays for the first `count` rows, kept until they are adopted."""
-        rows = empty_rows(self.spec, 0, count)
+        rows = Rows(0, count, empty_rows(self.spec, 0, count).full)
         self._staged = rows if count else None
         return rows
 
     def adopt(self, length: int) -> None:
         """Copy `length` of the blank rows in, and give the host arrays back."""
         if self._staged is not None:
-            for group in self.spec.groups:
+            for group in self.spec.groups_of(LayerKind.FULL):
                 self._fill(group, self._staged.part(0, length))
         self._compute()
         self._staged = None
@@ -81,12 +94,15 @@ class ArrayCache:
 
     def grow(self, capacity: int) -> None:
         """Copy the rows into larger arrays."""
-        for layer, leaf in zip(self.spec.layers, self.leaves, strict=True):
-            slack = _leaf(layer, capacity - self.capacity, self.spec.dtype)
+        for layer, leaf in zip(self.layers, self.leaves, strict=True):
+            slack = _leaf(self.spec.layers[layer], capacity - self.capacity, self.spec.dtype)
             leaf.keys = mx.concatenate([leaf.keys, slack.keys], axis=2)
             leaf.values = mx.concatenate([leaf.values, slack.values], axis=2)
         self._compute()
         self.capacity = capacity
+
+    def ran(self, count: int) -> None:
+        """See `Part.ran`. Every leaf counts for itself."""
 
     def rewind(self, length: int) -> None:
         """Set every leaf to `length` rows."""
@@ -96,27 +112,30 @@ class ArrayCache:
     def rows(self, start: int, stop: int) -> Rows:
         """Copies of the rows [start, stop), one array a role."""
         full: dict[str, RowArray] = {}
-        for group in self.spec.groups:
+        for group in self.spec.groups_of(LayerKind.FULL):
             (k, _), (v, _) = group.roles()
-            members = [self.leaves[layer] for layer in group.layers]
-            full[k] = np.concatenate([_to_host(leaf.keys[:, :, start:stop]) for leaf in members])
-            full[v] = np.concatenate([_to_host(leaf.values[:, :, start:stop]) for leaf in members])
+            members = [self._leaf_of(layer) for layer in group.layers]
+            full[k] = np.concatenate([to_host(leaf.keys[:, :, start:stop]) for leaf in members])
+            full[v] = np.concatenate([to_host(leaf.values[:, :, start:stop]) for leaf in members])
         return Rows(start, stop, full)
 
-    def settle(self) -> None:
-        """Let MLX start on the rows that are still lazy."""
-        mx.async_eval(self._arrays())  # type: ignore[no-untyped-call]
+    def mark(self) -> Undo:
+        """See `Part.mark`."""
+        return partial(self.rewind, self.length)
+
+    def lazy(self) -> Sequence[mx.array]:
+        """All rows: a chunk in the middle of a prompt has no logits."""
+        return self._arrays()
+
+    def _leaf_of(self, layer: int) -> ArrayLeaf:
+        return self.leaves[self.layers.index(layer)]
 
     def _fill(self, group: LayerGroup, rows: Rows) -> None:
         (k, _), (v, _) = group.roles()
         for n, layer in enumerate(group.layers):
-            leaf = self.leaves[layer]
-            leaf.keys[:, :, : rows.stop] = self._to_device(rows.full[k][n : n + 1])
-            leaf.values[:, :, : rows.stop] = self._to_device(rows.full[v][n : n + 1])
-
-    def _to_device(self, rows: RowArray) -> mx.array:
-        array = mx.array(rows)
-        return array.view(mx.bfloat16) if self.spec.dtype == "bfloat16" else array
+            leaf, dtype = self._leaf_of(layer), self.spec.dtype
+            leaf.keys[:, :, : rows.stop] = to_device(rows.full[k][n : n + 1], dtype)
+            leaf.values[:, :, : rows.stop] = to_device(rows.full[v][n : n + 1], dtype)
 
     def _arrays(self) -> list[mx.array]:
         return [array for leaf in self.leaves for array in (leaf.keys, leaf.values)]
@@ -132,5 +151,12 @@ def _leaf(layer: LayerSpec, rows: int, dtype: str) -> ArrayLeaf:
     return leaf
 
 
-def _to_host(array: mx.array) -> RowArray:
+def to_device(array: RowArray, dtype: str) -> mx.array:
+    """A copy of a host array; bfloat16 comes as its bits."""
+    copy = mx.array(array)
+    return copy.view(mx.bfloat16) if dtype == "bfloat16" else copy
+
+
+def to_host(array: mx.array) -> RowArray:
+    """The array's values as numpy sees them; those of bfloat16 are its bits."""
     return np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)

@@ -1,6 +1,7 @@
 """Rows in numpy buffers with slack: restoring writes straight into place, exporting is a view."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -8,7 +9,8 @@ from attrs import define, field
 from mlx_lm.models.cache import create_attention_mask
 
 from agentcache.adapters.mlx.handles import Buffer, BufferHandle, Mask
-from agentcache.domain.spec import CacheSpec
+from agentcache.adapters.mlx.live import Undo
+from agentcache.domain.spec import CacheSpec, LayerKind
 from agentcache.ports.rows import RowArray, Rows, empty_rows
 
 
@@ -23,20 +25,19 @@ class BufferLeaf:
     ) -> tuple[BufferHandle, BufferHandle]:
         """Compute and add rows [1, heads, L, dim]."""
         mx.eval(keys, values)
-        self.append(np.asarray(keys), np.asarray(values))
-        handle = BufferHandle([self.rows()])
+        handle = BufferHandle([self.append(np.asarray(keys), np.asarray(values))])
         return handle, handle
 
-    def append(self, keys: Buffer, values: Buffer) -> None:
-        """Copy rows [1, heads, L, dim] behind those that are there. Raises when they do not fit."""
+    def append(self, keys: Buffer, values: Buffer) -> tuple[Buffer, Buffer]:
+        """Copy rows [1, heads, L, dim] behind those that are there, and return all, as views.
+
+        Raises when they do not fit.
+        """
         start, stop = self.offset, self.offset + keys.shape[2]
         self.keys[:, :, start:stop] = keys
         self.values[:, :, start:stop] = values
         self.offset = stop
-
-    def rows(self) -> tuple[Buffer, Buffer]:
-        """All rows that are there, as views."""
-        return self.keys[:, :, : self.offset], self.values[:, :, : self.offset]
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
 
     def make_mask(
         self,
@@ -59,7 +60,7 @@ class BufferLeaf:
 
 @define(eq=False)
 class BufferCache:
-    """One sequence's rows: one buffer [layers, heads, capacity, dim] per role of `spec.groups`."""
+    """One sequence's full layers: one buffer [layers, heads, capacity, dim] per role of a group."""
 
     spec: CacheSpec
     capacity: int
@@ -74,6 +75,16 @@ class BufferCache:
     def of(cls, spec: CacheSpec, capacity: int) -> "BufferCache":
         """An empty cache. Raises MemoryError when there is no room."""
         return cls(spec, capacity, _buffers(spec, capacity))
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """See `Part.layers`."""
+        return self.spec.layers_of(LayerKind.FULL)
+
+    @property
+    def interior(self) -> bool:
+        """See `Part.interior`."""
+        return True
 
     @property
     def length(self) -> int:
@@ -101,17 +112,25 @@ class BufferCache:
         self.leaves = _leaves(self.spec, larger, self.length)
         self._buffers, self.capacity = larger, capacity
 
+    def ran(self, count: int) -> None:
+        """See `Part.ran`. Every leaf counts for itself."""
+
     def rewind(self, length: int) -> None:
         """Set every leaf to `length` rows."""
         for leaf in self.leaves:
             leaf.offset = length
 
+    def mark(self) -> Undo:
+        """See `Part.mark`."""
+        return partial(self.rewind, self.length)
+
     def rows(self, start: int, stop: int) -> Rows:
         """Views of the rows [start, stop)."""
         return Rows(start, stop, self._cut(start, stop))
 
-    def settle(self) -> None:
+    def lazy(self) -> Sequence[mx.array]:
         """Nothing is lazy here."""
+        return ()
 
     def _cut(self, start: int, stop: int) -> dict[str, Buffer]:
         return {role: buffer[:, :, start:stop] for role, buffer in self._buffers.items()}
@@ -129,7 +148,7 @@ def _float32(array: RowArray) -> Buffer:
 
 def _leaves(spec: CacheSpec, buffers: dict[str, Buffer], offset: int) -> list[BufferLeaf]:
     found: dict[int, BufferLeaf] = {}
-    for group in spec.groups:
+    for group in spec.groups_of(LayerKind.FULL):
         (k, _), (v, _) = group.roles()
         for n, layer in enumerate(group.layers):
             found[layer] = BufferLeaf(buffers[k][n : n + 1], buffers[v][n : n + 1], offset)

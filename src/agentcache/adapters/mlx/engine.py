@@ -2,7 +2,7 @@
 
 import gc
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +10,10 @@ import mlx.core as mx
 from attrs import define, field, frozen
 
 from agentcache.adapters.mlx import blas, cpu, handles
-from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
+from agentcache.adapters.mlx.fitting import Batching, CacheReport, fitted
 from agentcache.adapters.mlx.forward import Forward
 from agentcache.adapters.mlx.loading import load_folder
-from agentcache.adapters.mlx.probe import Verdict, ragged_works, single_works
 from agentcache.adapters.mlx.runner import LiveSequence, Runner, Running
-from agentcache.adapters.mlx.spec import probed
 from agentcache.domain.errors import IntegrityError
 from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
 from agentcache.ports.engine import ModelCard
@@ -28,19 +26,6 @@ class BlasThreads:
 
     prefill: int
     decode: int
-
-
-@frozen
-class Batching:
-    """How decode runs, and if not in one forward for all sequences, why not."""
-
-    mode: Literal["ragged", "single"]
-    reason: str = ""
-
-    @classmethod
-    def of(cls, verdict: Verdict) -> "Batching":
-        """The mode that a probe allows."""
-        return cls("ragged" if verdict.works else "single", verdict.reason)
 
 
 @frozen(eq=False)
@@ -59,7 +44,7 @@ class MLXEngine:
     """
 
     card: ModelCard
-    batching: Batching
+    report: CacheReport
     _runner: Runner | None
     _threads: BlasThreads | None = None
     _live: dict[int, LiveSequence] = field(factory=dict, init=False)
@@ -85,22 +70,25 @@ class MLXEngine:
         loaded = load_folder(folder, name)
         on_cpu = cpu_path and mx.default_device() == mx.cpu
         _install(on_cpu)
-        spec, vocabulary = probed(loaded.model, name)
         forward = Forward.of(loaded.model)
-        adapter = MLXCacheAdapter.of(loaded.model, spec, name, on_cpu)
-        if not single_works(loaded.model, forward, adapter).works:
-            adapter = MLXCacheAdapter.of(loaded.model, spec, name, in_buffers=False)
-        batching = Batching.of(ragged_works(forward, adapter))
+        adapter, vocabulary, report = fitted(loaded.model, forward, name, on_cpu)
         card = ModelCard(
             name=name,
             digest=digest,
-            spec=spec,
+            spec=adapter.spec,
             context=loaded.context,
             vocabulary=vocabulary,
             ends=loaded.ends | frozenset(ends),
             in_flight=1 if adapter.in_buffers else 2,
+            notes=report.notes,
         )
-        return cls(card, batching, Runner(forward, adapter, batching.mode == "ragged"), threads)
+        ragged = report.batching.mode == "ragged"
+        return cls(card, report, Runner(forward, adapter, ragged), threads)
+
+    @property
+    def batching(self) -> Batching:
+        """How decode runs."""
+        return self.report.batching
 
     @property
     def buffered(self) -> bool:
@@ -160,7 +148,7 @@ class MLXEngine:
     def trim(self, sequence: int, length: int) -> None:
         """See `Engine.trim`."""
         one = self._one(sequence)
-        if not 0 <= length <= one.cache.length:
+        if length not in self._trimmable(one.cache.length):
             raise IntegrityError(f"{one.cache.length} rows cannot be trimmed to {length}")
         one.reset(length)
 
@@ -198,6 +186,9 @@ class MLXEngine:
                 raise IntegrityError(f"nothing was sampled for sequence {one.number}")
         self._use_threads("decode")
         return list(self._loaded.decode(batch))
+
+    def _trimmable(self, length: int) -> Sequence[int]:
+        return range(length + 1) if self.card.spec.interior_restorable else (0, length)
 
     @property
     def _loaded(self) -> Runner:

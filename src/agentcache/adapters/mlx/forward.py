@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from attrs import define, field
 
+from agentcache.adapters.mlx.cache_adapter import ModelCache
 from agentcache.adapters.mlx.spec import LanguageModel
 
 Head = Callable[[mx.array], mx.array]
@@ -27,17 +28,17 @@ class Forward:
     @classmethod
     def of(cls, model: LanguageModel) -> "Forward":
         """Take `model` apart if running its parts gives, bit for bit, what running it gives."""
-        body: LanguageModel | None = getattr(model, "model", None)
+        body: LanguageModel | None = getattr(model, "model", getattr(model, "backbone", None))
         ids = mx.array(_PROBE)
         if body is None:
             return cls(model)
         for head in _heads(model, body):
             try:
                 same = mx.array_equal(head(body(ids, cache=None)), model(ids, cache=None))
-            except (AttributeError, TypeError, ValueError):
+                if same.item():
+                    return cls(model, body, head)
+            except Exception:  # whatever a model does to what it does not expect
                 continue
-            if same.item():
-                return cls(model, body, head)
         return cls(model)
 
     @property
@@ -63,7 +64,10 @@ class Forward:
 
     def _run(self, ids: mx.array, cache: list[object]) -> mx.array:
         self.tokens += ids.size
-        return (self._body or self._model)(ids, cache=cache)
+        out = (self._body or self._model)(ids, cache=cache)
+        if isinstance(cache, ModelCache):
+            cache.ran(ids.shape[1])
+        return out
 
 
 def _row(ids: Sequence[int]) -> mx.array:

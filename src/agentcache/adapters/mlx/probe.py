@@ -12,6 +12,7 @@ from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
 from agentcache.adapters.mlx.forward import Forward
 from agentcache.adapters.mlx.live import LiveCache
 from agentcache.adapters.mlx.spec import LanguageModel
+from agentcache.ports.rows import Rows
 
 # Largest difference of logits, as a share of the largest logit. Rounding stays far below, a wrong
 # position or a row of another sequence far above.
@@ -36,8 +37,31 @@ def single_works(model: LanguageModel, forward: Forward, adapter: MLXCacheAdapte
     def run(cache: list[object]) -> _Logits:
         return np.concatenate([_host(forward.last(part, cache)) for part in ([1, 2, 3], [4], [5])])
 
-    ours, theirs = adapter.single(adapter.empty(5)), make_prompt_cache(model)
-    return _equal(lambda: run(ours), lambda: run(theirs), adapter.spec.dtype)
+    def ours() -> _Logits:
+        return run(adapter.single(adapter.empty(5)))
+
+    return _equal(ours, lambda: run(make_prompt_cache(model)), adapter.spec.dtype)
+
+
+def restoring_works(forward: Forward, adapter: MLXCacheAdapter) -> Verdict:
+    """Whether a sequence goes on from exported rows as from its own."""
+
+    def live() -> LiveCache:
+        cache = adapter.empty(8)
+        forward.fill([1, 2, 3], adapter.single(cache))
+        return cache
+
+    def restored() -> LiveCache:
+        rows, cache = live().rows(0, 3), adapter.empty(8)
+        _copy(rows, cache.blank(3))
+        cache.adopt(3)
+        return cache
+
+    def run(cache: LiveCache) -> _Logits:
+        parts = ([4, 5], [6])
+        return np.concatenate([_host(forward.last(one, adapter.single(cache))) for one in parts])
+
+    return _equal(lambda: run(restored()), lambda: run(live()), adapter.spec.dtype)
 
 
 def ragged_works(forward: Forward, adapter: MLXCacheAdapter) -> Verdict:
@@ -80,10 +104,24 @@ def _equal(one: Callable[[], _Logits], other: Callable[[], _Logits], dtype: str)
         found = one()
     except Exception as error:  # whatever a model does to what it does not know
         return Verdict(False, f"{type(error).__name__}: {error}")
+    if found.shape != expected.shape:
+        return Verdict(False, f"logits are {found.shape}, not {expected.shape}")
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
     if difference <= _TOLERANCE.get(dtype, 0):
         return Verdict(True)
     return Verdict(False, f"logits differ by {difference:.1e} of the largest")
+
+
+def _copy(rows: Rows, out: Rows) -> None:
+    for found, blank in (
+        (rows.full, out.full),
+        (rows.window, out.window),
+        (rows.state, out.state),
+    ):
+        for name, array in found.items():
+            np.copyto(blank[name], array)
+    if out.whole is not None:
+        out.whole.update(rows.whole or {})
 
 
 def _host(logits: mx.array) -> _Logits:

@@ -4,14 +4,20 @@ Embeddings, projections, MLP and head see an ordinary batch. What is written and
 sequence's own cache, so sequences join and leave a batch at no cost.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import KVCache
 
+from agentcache.adapters.mlx.arrays import ArrayLeaf
 from agentcache.adapters.mlx.buffers import BufferLeaf
 from agentcache.adapters.mlx.handles import ArrayHandle, BufferHandle, Handle, Mask, MaskHandle
-from agentcache.adapters.mlx.live import Leaf, LiveCache
+from agentcache.adapters.mlx.window_leaf import ArrayWindow, BufferWindow
+
+HostLeaf = BufferLeaf | BufferWindow
+DeviceLeaf = ArrayLeaf | ArrayWindow
 
 
 class RaggedLeaf:
@@ -20,9 +26,22 @@ class RaggedLeaf:
     `offset` is an array [sequences], as mlx-lm's rope takes it; the rows come back as a handle.
     """
 
-    def __init__(self, members: Sequence[Leaf], offset: mx.array) -> None:
+    def __init__(
+        self, members: Sequence[HostLeaf] | Sequence[DeviceLeaf], offset: mx.array
+    ) -> None:
         self._members = members
         self.offset = offset
+
+    @classmethod
+    def of(cls, members: Iterable[object], offset: mx.array) -> "RaggedLeaf":
+        """The caches `members` as one. Raises TypeError for kinds that cannot be batched."""
+        found = tuple(members)
+        on_host = [leaf for leaf in found if isinstance(leaf, BufferLeaf | BufferWindow)]
+        if len(on_host) == len(found):
+            return cls(on_host, offset)
+        if all(isinstance(leaf, KVCache | ArrayWindow) for leaf in found):
+            return cls(cast(tuple[DeviceLeaf, ...], found), offset)
+        raise TypeError(f"{type(found[0]).__name__} cannot be in a ragged batch")
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Handle, Handle]:
         """Add one row [sequences, heads, 1, dim] to each sequence's own cache."""
@@ -54,27 +73,17 @@ class RaggedLeaf:
         return self.size() == 0
 
 
-def ragged_leaves(caches: Sequence[LiveCache]) -> Iterator[RaggedLeaf]:
-    """The leaves of a batch of `caches`, in the model's order."""
-    offset = mx.array([cache.length for cache in caches])
-    for members in zip(*(cache.leaves for cache in caches), strict=True):
-        yield RaggedLeaf(members, offset)
-
-
-def _appended(members: Sequence[Leaf], keys: mx.array, values: mx.array) -> Handle:
-    buffers = [leaf for leaf in members if isinstance(leaf, BufferLeaf)]
-    if buffers:
-        return _to_buffers(buffers, keys, values)
-    arrays = [leaf for leaf in members if not isinstance(leaf, BufferLeaf)]
-    parts = [
-        leaf.update_and_fetch(keys[n : n + 1], values[n : n + 1]) for n, leaf in enumerate(arrays)
-    ]
-    return ArrayHandle(parts)
-
-
-def _to_buffers(members: Sequence[BufferLeaf], keys: mx.array, values: mx.array) -> BufferHandle:
-    mx.eval(keys, values)  # once for the whole batch
-    k, v = np.asarray(keys), np.asarray(values)
-    for n, leaf in enumerate(members):
-        leaf.append(k[n : n + 1], v[n : n + 1])
-    return BufferHandle([leaf.rows() for leaf in members])
+def _appended(
+    members: Sequence[HostLeaf] | Sequence[DeviceLeaf], keys: mx.array, values: mx.array
+) -> Handle:
+    host = [leaf for leaf in members if isinstance(leaf, BufferLeaf | BufferWindow)]
+    if host:
+        mx.eval(keys, values)  # once for the whole batch
+        k, v = np.asarray(keys), np.asarray(values)
+        return BufferHandle(
+            [leaf.append(k[n : n + 1], v[n : n + 1]) for n, leaf in enumerate(host)]
+        )
+    device = [leaf for leaf in members if not isinstance(leaf, BufferLeaf | BufferWindow)]
+    return ArrayHandle(
+        [leaf.update_and_fetch(keys[n : n + 1], values[n : n + 1]) for n, leaf in enumerate(device)]
+    )

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
 from agentcache.adapters.mlx.forward import Forward
-from agentcache.adapters.mlx.live import LiveCache
+from agentcache.adapters.mlx.live import LiveCache, Undo
 from agentcache.adapters.mlx.sampling import Choice, Draw, choose, logprobs
 from agentcache.adapters.mlx.steering import Steering
 from agentcache.domain.logprobs import Logprobs
@@ -46,12 +46,12 @@ class Member:
     """A sequence in a forward, and what it was when that started."""
 
     one: LiveSequence
-    length: int = field(init=False)
+    _undo: Undo = field(init=False)
     _epoch: int = field(init=False)
 
-    @length.default
-    def _length_now(self) -> int:
-        return self.one.cache.length
+    @_undo.default
+    def _mark_now(self) -> Undo:
+        return self.one.cache.mark()
 
     @_epoch.default
     def _epoch_now(self) -> int:
@@ -63,8 +63,8 @@ class Member:
         return self.one.epoch == self._epoch
 
     def rewind(self) -> None:
-        """Put the sequence's length back to what it was."""
-        self.one.cache.rewind(self.length)
+        """Put the sequence's caches back to what they were."""
+        self._undo()
 
     def fail(self, problem: str) -> None:
         """The sequence goes no further; its rows are those from before."""
@@ -175,6 +175,8 @@ class Runner:
         else:
             choice = choose(logits, draws, positions)
             mx.async_eval(choice.tokens, choice.usable)  # type: ignore[no-untyped-call]
+        for member in members:
+            member.one.cache.settle()
         for member, token in zip(members, choice.each(), strict=True):
             member.one.token = token
         return Running(members, choice)
