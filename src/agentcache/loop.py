@@ -245,6 +245,7 @@ class EngineLoop:
         if self._conductor is not None:
             self.phase = "draining"
             self._conductor.planner.refuse_waiting(Unavailable("draining"))
+            self._conductor.compactor.rest()
         self._end_swap(Unavailable("draining"))
 
     # -- another model -----------------------------------------------------------------------
@@ -272,6 +273,7 @@ class EngineLoop:
             return
         self._swap, self.phase = swap, "swapping"
         waiting.refuse_waiting(Unavailable("swapping", self._load_seconds))
+        self.conductor.compactor.rest()
 
     def _end_swap(self, problem: Exception | None) -> None:
         swap, self._swap = self._swap, None
