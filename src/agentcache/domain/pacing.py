@@ -8,6 +8,8 @@ LEAST_CHUNK = 16
 _FORGET = 0.7  # what a step counts for after the next one
 _SAME = 1e-9  # chunks that differ less than this (relative variance) tell no fixed cost apart
 
+_SPARE = 0.9
+
 
 @define(eq=False)
 class Pace:
@@ -22,7 +24,7 @@ class Pace:
 
     within: float
     decode: float = 0.0
-    _ceiling: float = field(default=math.inf, init=False)
+    _most: float = field(default=math.inf, init=False)
     _count: float = field(default=0.0, init=False)
     _tokens: float = field(default=0.0, init=False)
     _squares: float = field(default=0.0, init=False)
@@ -36,9 +38,7 @@ class Pace:
             return
         self._add(prefilled, max(0.0, seconds - self.decode) if decoded else seconds)
         if decoded and seconds > self.within:
-            self._ceiling = prefilled // 2
-        else:
-            self._ceiling = max(self._ceiling, 2 * prefilled)
+            self._most = min(self._most, prefilled // 2)
 
     def seconds(self, tokens: int) -> float:
         """What a chunk of `tokens` is expected to cost; 0 when nothing is known."""
@@ -57,10 +57,17 @@ class Pace:
 
         Less than LEAST_CHUNK is never worth a step.
         """
-        size, room = longest, self.within - self.decode
-        while size > LEAST_CHUNK and (size > self._ceiling or self.seconds(size) > room):
+        size = longest
+        while size > LEAST_CHUNK and (size > self._most or not self._fits(size)):
             size = max(LEAST_CHUNK, size // 2)
+        self._most = 2 * size
         return size
+
+    def _fits(self, size: int) -> bool:
+        """Whether a chunk leaves everybody in time; a longer one than the last with some to spare,
+        so that chunks do not go up and down."""
+        room = self.within - self.decode
+        return self.seconds(size) <= (room if 2 * size <= self._most else _SPARE * room)
 
     def _add(self, tokens: int, seconds: float) -> None:
         self._count = 1 + _FORGET * self._count

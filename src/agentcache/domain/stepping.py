@@ -27,8 +27,9 @@ def next_step(
     for one in decode:
         one.asked += 1
         one.live.planned += 1
-    size = pace.chunk(limits.busy_chunk) if decoding else limits.chunk
-    chunk = _chunk(turn, size, spec) if turn else None
+    chunk = None
+    if turn is not None:
+        chunk = _chunk(turn, pace.chunk(limits.busy_chunk) if decoding else limits.chunk, spec)
     plan = StepPlan(number, (chunk,) if chunk else (), tuple(one.live.number for one in decode))
     for one in [*decode, turn] if turn else decode:
         one.live.flying += 1
