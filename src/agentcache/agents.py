@@ -56,6 +56,11 @@ class Agents:
         """The conversation as it was told. Raises UnknownAgent, Unavailable."""
         return self._session(tenant, name).messages
 
+    def conversation(self, tenant: str, name: str) -> Conversation:
+        """The conversation with its tools. Raises UnknownAgent, Unavailable."""
+        session = self._session(tenant, name)
+        return Conversation(session.messages, parsed_tools(session.tools))
+
     # -- changing ----------------------------------------------------------------------------
 
     async def fork(self, tenant: str, name: str, new: str) -> None:

@@ -9,6 +9,7 @@ AgentCacheError
 ├── AgentExists             an agent of this name is there already
 ├── AgentBusy               the agent is answering; what was asked for has to wait until it has
 ├── Overloaded              refused now, worth a retry after `retry_after` seconds
+├── Closed                  what is asked was closed before
 ├── Unavailable             starting, swapping or draining; retry after `retry_after` seconds
 ├── TurnCancelled           the client went away
 ├── TurnFailed              the engine failed on this sequence (and on no other)
@@ -119,6 +120,14 @@ class Overloaded(AgentCacheError):
 
     def __str__(self) -> str:
         return f"{self.problem}; retry in {self.retry_after:.0f} s"
+
+
+@frozen(str=False)
+class Closed(AgentCacheError):
+    """The cache was closed, by this program itself."""
+
+    def __str__(self) -> str:
+        return "this cache is closed: open it again with agentcache.open"
 
 
 @frozen(str=False)

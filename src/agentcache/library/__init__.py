@@ -1,0 +1,1 @@
+"""What programs import: agents with a memory, in this very process."""
