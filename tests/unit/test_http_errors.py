@@ -144,6 +144,7 @@ def test_every_error_that_a_turn_can_raise_is_in_the_table() -> None:
         errors.SegmentMissing,
         errors.SegmentCorrupt,
         errors.CatalogueConflict,
+        errors.CommitInDoubt,
         errors.StoreFull,
         errors.IntegrityError,
     }

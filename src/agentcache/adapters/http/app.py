@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agentcache.adapters.http.admin import Admin
+from agentcache.adapters.http.agents import Agents
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import TABLE, answer_error, answer_http_error
 from agentcache.adapters.http.gate import Gate
@@ -38,7 +40,7 @@ class Door:
     hosts: frozenset[str] = frozenset()
     origins: tuple[str, ...] = ()
 
-    def middleware(self, edge: Edge) -> list[Middleware]:
+    def middleware(self) -> list[Middleware]:
         """From the outside in. What a browser asks before a request carries no key."""
         across = Middleware(
             CORSMiddleware,
@@ -48,7 +50,7 @@ class Door:
             expose_headers=["*"],
         )
         gate = Middleware(Gate, self.keyring, self.hosts)
-        return [Middleware(RequestScope, edge), *([across] if self.origins else []), gate]
+        return [Middleware(RequestScope), *([across] if self.origins else []), gate]
 
 
 def create_app(
@@ -56,10 +58,14 @@ def create_app(
 ) -> Starlette:
     """The application, ready to be served or mounted; it starts and stops nothing itself."""
     chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
+    agents, admin = Agents(edge), Admin(edge)
     routes = [
         Route("/v1/chat/completions", chat.create, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{model:path}", models.get),
+        Route("/v1/agents", agents.all, methods=["GET", "POST"]),
+        Route("/v1/agents/{name:path}", agents.one, methods=["GET", "POST", "DELETE"]),
+        Route("/v1/admin/model", admin.swap, methods=["POST"]),
         Route("/health", health.ready),
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
@@ -68,7 +74,7 @@ def create_app(
     if metrics is not None:
         routes.append(Route("/metrics", _metrics(metrics)))
     handlers = {HTTPException: answer_http_error} | dict.fromkeys(TABLE, answer_error)
-    middleware = (door or Door()).middleware(edge)
+    middleware = (door or Door()).middleware()
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 

@@ -1,6 +1,8 @@
-"""Reading a request's body: bounded while it arrives, then decoded into a typed value."""
+"""Reading a request's body: bounded in size and time while it arrives, then decoded."""
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
@@ -9,11 +11,13 @@ from starlette.requests import Request
 
 from agentcache.domain.errors import InvalidRequest
 
+PATIENCE = 20.0  # seconds that a body may take to arrive, apart from
+LEAST_RATE = 10_000  # the time that this many bytes a second take
 _Body = TypeVar("_Body")
 
 
 async def read_json(request: Request, decoder: msgspec.json.Decoder[_Body], limit: int) -> _Body:
-    """The body as `decoder`'s type. Raises HTTPException (413, 415) or InvalidRequest."""
+    """The body as `decoder`'s type. Raises HTTPException (408, 413, 415) or InvalidRequest."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, "compressed bodies are not understood: send plain JSON")
     body = await _read(request, limit)
@@ -28,16 +32,35 @@ async def read_json(request: Request, decoder: msgspec.json.Decoder[_Body], limi
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """The whole body. What it says of its length only ever lets us refuse it sooner."""
+    body = bytearray()
+    async for chunk in chunks(request, limit):
+        body += chunk
+    return bytes(body)
+
+
+async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives. Raises HTTPException (408, 413) when it is too slow or too large.
+
+    What it says of its length only ever lets us refuse it sooner.
+    """
     declared = request.headers.get("content-length", "")
     if re.fullmatch("[0-9]{1,18}", declared) and int(declared) > limit:
         raise _too_large(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+    stream = aiter(request.stream())
+    began, length = asyncio.get_running_loop().time(), 0
+    while (chunk := await _next(stream, began + PATIENCE + length / LEAST_RATE)) is not None:
+        length += len(chunk)
+        if length > limit:
             raise _too_large(limit)
-    return bytes(body)
+        yield chunk
+
+
+async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
+    try:
+        async with asyncio.timeout_at(until):
+            return await anext(stream, None)
+    except TimeoutError:
+        raise HTTPException(408, "the body arrives too slowly: send it again") from None
 
 
 def _too_large(limit: int) -> HTTPException:

@@ -11,6 +11,7 @@ from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.gate import access_of
 from agentcache.adapters.http.rates import RateLimiter
 from agentcache.adapters.http.request_scope import add_headers
+from agentcache.adapters.http.wishes import with_wishes
 from agentcache.domain.errors import Unavailable
 from agentcache.service import Ask, RunningTurn, Service
 
@@ -24,25 +25,27 @@ class Edge:
     keep_alive: float = 15.0
     rates: RateLimiter = field(factory=RateLimiter)
     draining: bool = field(default=False, init=False)
+    _beginning: "set[asyncio.Task[object]]" = field(factory=set, init=False)
     _turns: dict[str, RunningTurn] = field(factory=dict, init=False)
-    _requests: int = field(default=0, init=False)
-    _idle: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _changed: asyncio.Event = field(factory=asyncio.Event, init=False)
 
     async def admit(self, ask: Ask, request: Request) -> RunningTurn:
         """Begin a turn of the request's tenant, which its taker must `end`.
 
-        Raises ClientDisconnect, Overloaded for a turn over the limits, or what begin does.
+        Raises ClientDisconnect, InvalidRequest for a header that makes no sense, Overloaded for a
+        turn over the limits, or what begin does.
         """
         if self.draining:
             raise Unavailable("draining")
         identity = evolve(ask.identity, tenant=access_of(request.scope).tenant)
+        ask = with_wishes(evolve(ask, identity=identity), request.headers)
         add_headers(request.scope, await self.rates.take(identity))
-        ask = evolve(ask, identity=identity)
         turn: RunningTurn | None = None
         try:
-            async with while_connected(request.receive):
-                turn = await self.service.begin(ask)
-                self._turns[turn.id] = turn
+            with self._refusable():
+                async with while_connected(request.receive):
+                    turn = await self.service.begin(ask)
+                    self._turns[turn.id] = turn
         except BaseException:
             if turn is not None:
                 await self.end(turn)
@@ -52,29 +55,38 @@ class Edge:
     async def end(self, turn: RunningTurn) -> None:
         """Give the turn's place back, if it did not end by itself."""
         self._turns.pop(turn.id, None)
+        self._changed.set()
         await turn.cancel()
 
-    @contextmanager
-    def attending(self) -> Iterator[None]:
-        """A request is being answered."""
-        self._requests += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._requests -= 1
-            if not self._requests:
-                self._idle.set()
-
     async def drain(self, patience: float) -> None:
-        """Refuse new turns; return when all others are answered, at the latest in `patience` s.
+        """Refuse new turns, and those that have no place yet; return when all others are answered.
 
-        What runs then is cancelled, and its client told so.
+        What still runs after `patience` seconds is cancelled, and its client told so.
         """
         self.draining = True
-        if self._requests:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._idle.wait()
+        beginning, self._beginning = self._beginning, set()
+        for task in beginning:
+            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._turns:
+                    await self._changed.wait()
+                    self._changed.clear()
         for turn in tuple(self._turns.values()):
             await turn.cancel()
+
+    @contextmanager
+    def _refusable(self) -> Iterator[None]:
+        """What awaits a place in the block is told Unavailable when draining begins."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._beginning.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task in self._beginning or task.uncancel() > 0:
+                raise
+            raise Unavailable("draining") from None
+        finally:
+            self._beginning.discard(task)
+            self._changed.set()

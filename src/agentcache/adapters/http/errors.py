@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentcache.domain.errors import (
+    AgentBusy,
+    AgentExists,
     Forbidden,
     InvalidRequest,
     ModelError,
@@ -64,6 +66,8 @@ TABLE: dict[type[Exception], _Row] = {
     Forbidden: _Row(403, "permission_error"),
     ModelError: _Row(404, "not_found_error", "model_not_found"),
     UnknownAgent: _Row(404, "not_found_error", "agent_not_found"),
+    AgentExists: _Row(409, "invalid_request_error", "agent_exists"),
+    AgentBusy: _Row(409, "invalid_request_error", "agent_busy"),
     Overloaded: _Row(429, "rate_limit_error", "overloaded"),
     Unavailable: _Row(503, "overloaded_error", "unavailable"),
     TurnCancelled: _Row(503, "overloaded_error", "turn_cancelled"),
@@ -113,7 +117,9 @@ def _row(error: Exception) -> _Row | None:
 
 
 def _retry_headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, Overloaded | Unavailable):
+    if isinstance(error, AgentExists):
+        return {"x-should-retry": "false"}  # SDKs retry every 409 otherwise
+    if isinstance(error, Overloaded | Unavailable | AgentBusy):
         seconds = max(error.retry_after, 0.001)
     elif isinstance(error, TurnCancelled):
         seconds = 1.0

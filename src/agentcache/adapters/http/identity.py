@@ -1,5 +1,8 @@
 """Who speaks: the header that names the agent, else one that hints at the conversation."""
 
+import string
+from urllib.parse import quote
+
 from attrs import evolve
 from starlette.datastructures import Headers
 
@@ -28,6 +31,11 @@ def identify(headers: Headers, **fields: str | None) -> Identity:
         if name:
             return _identity(source, name)
     return Identity()
+
+
+def as_header(name: str) -> str:
+    """The name as a header can carry it: as in a URL, what is not printable ASCII, and `%`."""
+    return quote(name, safe=string.punctuation.replace("%", "") + " ")
 
 
 def _identity(source: str, name: str, exclusive: bool = False) -> Identity:

@@ -13,6 +13,7 @@ from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
+from agentcache.adapters.http.identity import as_header
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.openai_ask import asked
 from agentcache.adapters.http.openai_types import (
@@ -74,6 +75,8 @@ def cache_headers(admitted: Admitted) -> dict[str, str]:
     }
     if admitted.miss is not Miss.NONE:
         headers["x-agentcache-miss"] = admitted.miss.value
+    if admitted.agent is not None:
+        headers["x-agentcache-agent"] = as_header(admitted.agent)
     return headers
 
 

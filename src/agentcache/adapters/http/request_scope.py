@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import Protocol
 from uuid import uuid4
 
 import structlog
@@ -25,14 +23,6 @@ _ALWAYS = {  # nothing here is a page, and nothing may be taken for one, framed 
 }
 
 
-class Attendance(Protocol):
-    """Knows how many requests are being answered."""
-
-    def attending(self) -> AbstractContextManager[None]:
-        """A request is being answered, for as long as the block runs."""
-        ...
-
-
 def add_headers(scope: Scope, headers: Mapping[str, str]) -> None:
     """Send `headers` with the answer to this request, whoever makes it."""
     scope.setdefault(_HEADERS, {}).update(headers)
@@ -43,14 +33,13 @@ class RequestScope:
     """ASGI middleware that no error leaves; of what clients wrote, only paths are logged."""
 
     app: ASGIApp
-    edge: Attendance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         answer = _Answer(send, f"req_{uuid4().hex}", scope.setdefault(_HEADERS, {}))
-        with self.edge.attending(), bound_contextvars(request=answer.request):
+        with bound_contextvars(request=answer.request):
             try:
                 await self.app(scope, receive, answer.send)
             except ClientDisconnect:
