@@ -19,7 +19,7 @@ from agentcache.domain.spans import Span, SpanKind
 from agentcache.domain.tokens import tokens
 from agentcache.ports.payload import Payload, Tensor
 from agentcache.ports.session_store import Commit
-from tests.unit.strategies import ROOT
+from agentcache.testing.strategies import ROOT
 
 ROWS = 8
 WIDTH = 1 << 16

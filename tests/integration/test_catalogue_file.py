@@ -17,9 +17,9 @@ from agentcache.domain.errors import HomeError, StoreFull
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tokens import tokens
 from agentcache.ports.session_store import Catalogue, Commit
+from agentcache.testing.strategies import ROOT
 from tests.integration.test_session_store import a_segment, a_session, a_span, content
 from tests.limits import file_size_limit
-from tests.unit.strategies import ROOT
 
 
 @pytest.fixture

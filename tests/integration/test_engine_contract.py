@@ -13,7 +13,7 @@ from agentcache.domain.plan import PrefillChunk
 from agentcache.domain.request import Sampling
 from agentcache.domain.tokens import tokens
 from agentcache.ports.engine import Engine
-from tests.driving import GREEDY, Driver, copied, same_bits
+from agentcache.testing.driving import GREEDY, Driver, copied, same_bits
 from tests.tiny_models import tiny_llama
 
 from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip  (after the BLAS)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agentcache.adapters.codecs.native import NativeCodec
 from agentcache.domain.request import Sampling
 from agentcache.ports.rows import Rows
-from tests.driving import Driver, copied, same_bits
+from agentcache.testing.driving import Driver, copied, same_bits
 from tests.tiny_models import tiny_llama
 
 import mlx.core as mx  # isort: skip  (after the BLAS)

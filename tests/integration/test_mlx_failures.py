@@ -9,7 +9,7 @@ import pytest
 from agentcache.domain.errors import IntegrityError
 from agentcache.domain.plan import PrefillChunk, Sampled
 from agentcache.domain.tokens import tokens
-from tests.driving import GREEDY, Driver, copied, same_bits
+from agentcache.testing.driving import GREEDY, Driver, copied, same_bits
 from tests.tiny_models import tiny_llama
 
 import mlx.core as mx  # isort: skip  (after the BLAS)

@@ -20,9 +20,9 @@ from agentcache.domain.errors import SegmentCorrupt, SegmentMissing, SegmentUnus
 from agentcache.domain.segment import Segment
 from agentcache.domain.tokens import tokens
 from agentcache.ports.payload import Payload, Tensor
+from agentcache.testing import strategies
 from tests.integration.test_segment_store import a_payload, a_segment, content, disk_store
 from tests.limits import file_size_limit, no_more_files
-from tests.unit import strategies
 
 PAYLOAD = a_payload(5)
 SEGMENT = a_segment(PAYLOAD)

@@ -18,8 +18,8 @@ from agentcache.domain.session import Cursor, Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind
 from agentcache.domain.tokens import tokens
 from agentcache.ports.session_store import Catalogue, Commit, SessionStore
-from tests.unit import strategies
-from tests.unit.strategies import OTHER_ROOT, ROOT
+from agentcache.testing import strategies
+from agentcache.testing.strategies import OTHER_ROOT, ROOT
 
 Reopen = Callable[[SessionStore], SessionStore]
 

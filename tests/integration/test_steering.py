@@ -15,7 +15,7 @@ from agentcache.domain.request import Sampling
 from agentcache.domain.tokens import tokens
 from agentcache.ports.engine import Engine
 from agentcache.ports.grammar import Lexicon
-from tests.driving import GREEDY, Driver
+from agentcache.testing.driving import GREEDY, Driver
 from tests.tiny_models import tiny_llama
 
 from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip  (after the BLAS)

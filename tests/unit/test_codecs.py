@@ -15,7 +15,7 @@ from agentcache.adapters.codecs.rotation import rotated
 from agentcache.domain.spec import CacheSpec, LayerKind, LayerSpec, StateArray
 from agentcache.ports.payload import Payload, Tensor
 from agentcache.ports.rows import RowArray, Rows, empty_rows
-from tests.unit import strategies
+from agentcache.testing import strategies
 
 codecs = pytest.mark.parametrize("name", CODECS)
 lossy = pytest.mark.parametrize("name", [name for name in CODECS if name != "native"])

@@ -11,7 +11,7 @@ from agentcache.domain.errors import IntegrityError
 from agentcache.domain.plan import Sampled, SequenceFailed
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec
-from tests.driving import Driver, copied, same_bits
+from agentcache.testing.driving import Driver, copied, same_bits
 
 PROMPT = list(range(3, 20))
 MORE = [500, 501]

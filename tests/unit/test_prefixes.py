@@ -18,7 +18,7 @@ from agentcache.domain.tokens import tokens
 from agentcache.ports.payload import Payload
 from agentcache.ports.rows import Rows
 from agentcache.prefixes import Origin, PrefixStore, Stores
-from tests.driving import Driver, copied, same_bits
+from agentcache.testing.driving import Driver, copied, same_bits
 
 PROMPT = [7 * n % 250 + 3 for n in range(40)]
 SPECS = {"full": hash_spec(), "window and state": hash_spec(2, 4, True)}
