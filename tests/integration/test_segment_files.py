@@ -21,7 +21,8 @@ from agentcache.domain.segment import Segment
 from agentcache.domain.tokens import tokens
 from agentcache.ports.payload import Payload, Tensor
 from agentcache.testing import strategies
-from tests.integration.test_segment_store import a_payload, a_segment, content, disk_store
+from agentcache.testing.segment_store import a_payload, a_segment, content
+from tests.integration.test_segment_store import disk_store
 from tests.limits import file_size_limit, no_more_files
 
 PAYLOAD = a_payload(5)

@@ -9,7 +9,7 @@ from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.testing.segment_store import Make, SegmentStoreContract, segment_store_machine
 
 
-def disk_store(folder: Path, quarantine_bytes: int) -> DiskSegmentStore:
+def disk_store(folder: Path, quarantine_bytes: int = 1 << 20) -> DiskSegmentStore:
     return DiskSegmentStore.open(folder / "segments", folder / "quarantine", quarantine_bytes)
 
 
