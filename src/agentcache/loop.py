@@ -66,7 +66,8 @@ class _Swap:
 class EngineLoop:
     """Runs a conductor, which `assemble` makes on the loop's own thread, given the loop's `post`.
 
-    `phase` is starting, serving, swapping, draining, stopped or failed. `beat` is when the last
+    `phase` is starting, serving, swapping, draining, stopped or failed. `opened` is done when it
+    serves, or holds what kept it from that. `beat` is when the last
     round was done; `is_loading` while a model is loaded, which nothing can hurry. With `debug`,
     every invariant is checked whenever there is nothing to do. Methods may be called from any
     thread; what they are given to call back is called on the loop's.
@@ -82,7 +83,7 @@ class EngineLoop:
     problem: BaseException | None = field(default=None, init=False)
     _conductor: Conductor | None = field(default=None, init=False)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(factory=queue.SimpleQueue, init=False)
-    _opened: threading.Event = field(factory=threading.Event, init=False)
+    opened: "Future[None]" = field(factory=Future, init=False)
     _over: threading.Event = field(factory=threading.Event, init=False)
     _stop_at: float | None = field(default=None, init=False)
     _swap: _Swap | None = field(default=None, init=False)
@@ -111,9 +112,11 @@ class EngineLoop:
 
     def wait_open(self) -> None:
         """Wait until the loop serves; raises what kept it from opening."""
-        self._opened.wait()
-        if self.problem is not None:
-            raise self.problem
+        self.opened.result()
+
+    def wait_over(self, seconds: float) -> bool:
+        """Wait for the end of everything, at most so long; whether it has come."""
+        return self._over.wait(seconds)
 
     def is_alive(self) -> bool:
         """Whether the thread runs."""
@@ -174,7 +177,7 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             self._load(lambda: self.assemble(self.post))
-            self._opened.set()
+            self.opened.set_result(None)
             self._serve()
             self.phase = "stopped"
         except BaseException as error:
@@ -183,8 +186,9 @@ class EngineLoop:
             self.problem, self.phase = error, "failed"
             if self._conductor is not None:
                 self._conductor.fail_all(Unavailable("failed"))
+            if not self.opened.done():
+                self.opened.set_exception(error)
         finally:
-            self._opened.set()
             self._close()
 
     def _serve(self) -> None:

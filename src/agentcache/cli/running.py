@@ -1,5 +1,8 @@
 """The whole of agentcache, opened and closed around a command."""
 
+import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +12,9 @@ from agentcache.settings import Settings
 
 if TYPE_CHECKING:
     from agentcache.container import Container
+    from agentcache.loop import EngineLoop
+
+_LOOK_SECONDS = 0.05
 
 
 @contextmanager
@@ -31,5 +37,21 @@ def running(settings: Settings) -> Iterator["Container"]:
         try:
             yield container
         finally:
-            loop.stop(within=0)
-            loop.join()
+            _finish(loop)
+
+
+def _finish(loop: "EngineLoop") -> None:
+    """Have everything committed. A model that is being loaded is not waited for."""
+    loop.stop(within=0)
+    while loop.is_alive() and not loop.wait_over(_LOOK_SECONDS):
+        if loop.is_loading and not isinstance(sys.exception(), Exception):
+            _leave()
+    loop.join()
+
+
+def _leave() -> None:
+    """End the process at once: nothing hurries a load, and before it ends nothing is promised."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if not isinstance(sys.exception(), KeyboardInterrupt) else 130)

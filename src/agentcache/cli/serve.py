@@ -1,6 +1,7 @@
 """agentcache serve: the HTTP server."""
 
 import asyncio
+import signal
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from agentcache.adapters.http.server import HttpServer
     from agentcache.container import Container
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 @click.command()
 @with_settings
@@ -30,6 +33,7 @@ def serve(settings: Settings) -> None:
 
     logs.configure(settings.log_format, settings.log_level)
     _require_keys_for_others(settings)
+    _end_well_on_signals()
     with listen(settings.host, settings.port) as listener, running(settings) as container:
         asyncio.run(_serve(_server(settings, container, listener), container))
 
@@ -39,7 +43,7 @@ async def _serve(server: "HttpServer", container: "Container") -> None:
     from agentcache.adapters.http.server import url_of
 
     serving = asyncio.create_task(server.run())
-    opened = asyncio.create_task(asyncio.to_thread(container.loop().wait_open))
+    opened = asyncio.wrap_future(container.loop().opened)
     await asyncio.wait((serving, opened), return_when=asyncio.FIRST_COMPLETED)
     if opened.done():
         if opened.exception() is None:
@@ -49,7 +53,23 @@ async def _serve(server: "HttpServer", container: "Container") -> None:
         else:
             server.stop()
     await serving
-    await opened
+    if opened.done():
+        await opened
+
+
+def _end_well_on_signals() -> None:
+    """Until the server has its own way: a signal ends what is being fetched, a second one at once.
+
+    Ending when asked to is no failure.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(0)
+
+    for number in _SIGNALS:
+        signal.signal(number, end)
 
 
 def _server(settings: Settings, container: "Container", listener: socket.socket) -> "HttpServer":
