@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from agentcache.domain.answer import AnswerFormat
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.spans import RenderedSpan
 from agentcache.domain.tokens import Tokens
@@ -46,6 +47,10 @@ class Tokenizer(Protocol):
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer."""
+        ...
+
+    def answer_format(self) -> AnswerFormat:
+        """How the model marks what is no plain text; `detokenizer` gives these markers as text."""
         ...
 
     def lexicon(self) -> Lexicon | None:

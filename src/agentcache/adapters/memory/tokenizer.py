@@ -14,11 +14,13 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from agentcache.domain.answer import AnswerFormat
 from agentcache.domain.conversation import Conversation, Message, encodable
 from agentcache.domain.errors import IntegrityError, InvalidRequest
 from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import ControlToken, Spellings, unused_mark
 from agentcache.domain.tokens import Tokens, tokens
+from agentcache.domain.tool_prompt import CALLS, parse_calls
 from agentcache.domain.tools import tools_json
 from agentcache.ports.grammar import Lexicon
 from agentcache.ports.tokenizer import Detokenizer
@@ -77,6 +79,9 @@ class MemoryTokenizer:
 
     def detokenizer(self) -> Detokenizer:
         return _Detokenizer()
+
+    def answer_format(self) -> AnswerFormat:
+        return AnswerFormat(("<think>", "</think>"), CALLS, parse_calls)
 
     def lexicon(self) -> Lexicon:
         pieces = tuple(_TEXTS[n].encode() if n in _TEXTS else p for n, p in enumerate(_PIECES))

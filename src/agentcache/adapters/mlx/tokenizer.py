@@ -10,16 +10,19 @@ from jinja2 import TemplateError
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from agentcache.adapters.mlx.answer_format import answer_format
 from agentcache.adapters.mlx.chat_template import ChatTemplate
 from agentcache.adapters.mlx.content import ContentEncoder
 from agentcache.adapters.mlx.detokenizer import Decoding
 from agentcache.adapters.mlx.roles import labelled
 from agentcache.adapters.mlx.said import Arguments, said
-from agentcache.domain.conversation import Conversation, Message, ToolCall
+from agentcache.domain.answer import PLAIN, AnswerFormat
+from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
 from agentcache.domain.errors import IntegrityError, InvalidRequest, ModelError
 from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import ControlToken, Spellings
 from agentcache.domain.tokens import Tokens, tokens
+from agentcache.domain.tool_prompt import calls_in_words, tools_in_words
 from agentcache.ports.grammar import Lexicon
 from agentcache.ports.tokenizer import Detokenizer
 
@@ -42,7 +45,10 @@ class MLXTokenizer:
     spellings: Spellings
     content: ContentEncoder
     decoding: Decoding
+    format: AnswerFormat = PLAIN
     arguments: Arguments = "text"
+    shows_tools: bool = True
+    shows_calls: bool = True
     _control: Mapping[int, str] = field(init=False)
 
     @_control.default
@@ -55,27 +61,44 @@ class MLXTokenizer:
         backend: Backend,
         chat_template: str | Mapping[str, str] | None,
         variables: Mapping[str, str],
+        form: AnswerFormat = PLAIN,
     ) -> "MLXTokenizer":
-        """Wrap `backend`. `variables` are the named special tokens that a template may use."""
+        """Wrap `backend`. `variables` are the named special tokens that a template may use.
+
+        `form` is how the model marks thoughts and calls: assistants say these markers.
+        """
         added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
         text_tokens = {id_: token for id_, token in added.items() if not _steers(token)}
         control = {id_: token for id_, token in added.items() if id_ not in text_tokens}
         texts = {id_: token.content for id_, token in control.items()}
-        silent = frozenset(id_ for id_, token in added.items() if token.special)
+        markers = {marker for pair in (form.thinks, form.calls) for marker in pair or ()}
+        silent = frozenset(
+            id_ for id_, token in added.items() if token.special and token.content not in markers
+        )
         preamble = "" if chat_template else _preamble(backend, texts)
         tokenizer = cls(
             template=ChatTemplate.of(chat_template, {**variables, "preamble": preamble}),
-            spellings=Spellings.of(_spelled(id_, token) for id_, token in control.items()),
+            spellings=Spellings.of(_spelled(id_, token, silent) for id_, token in control.items()),
             content=ContentEncoder.of(backend, text_tokens, texts),
             decoding=Decoding.of(
                 backend, {id_: token.content for id_, token in added.items()}, silent
             ),
         )
-        return evolve(tokenizer, arguments=_arguments(tokenizer))
+        return evolve(
+            tokenizer,
+            format=evolve(form, opened=_opens_thought(tokenizer, form)),
+            arguments=_arguments(tokenizer),
+            shows_tools=_shows_tools(tokenizer),
+            shows_calls=_shows_calls(tokenizer),
+        )
 
     def render(
         self, conversation: Conversation, generation_prompt: bool = True
     ) -> tuple[RenderedSpan, ...]:
+        if not self.shows_calls:
+            conversation = calls_in_words(conversation)
+        if not self.shows_tools:
+            conversation = tools_in_words(conversation)
         fields = said(conversation, self.spellings, self.arguments)
         text = self.template.render(fields.messages, fields.tools, generation_prompt)
         pieces = list(self.spellings.split(text, fields.mark))
@@ -95,6 +118,9 @@ class MLXTokenizer:
     def detokenizer(self) -> Detokenizer:
         return self.decoding.stream()
 
+    def answer_format(self) -> AnswerFormat:
+        return self.format
+
     def lexicon(self) -> Lexicon | None:
         piece = self.decoding.piece
         if piece is None:
@@ -108,16 +134,17 @@ class MLXTokenizer:
 def load(folder: Path) -> MLXTokenizer:
     """The tokenizer in `folder`. Raises ModelError when there is none that can be used."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it asks for PyTorch
-    from transformers import AutoTokenizer
+    from mlx_lm import tokenizer_utils
 
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        found = tokenizer_utils.load(folder, {"local_files_only": True})
         backend = getattr(found, "backend_tokenizer", None)
         if not isinstance(backend, Backend):
             raise ModelError(str(folder), "it has no tokenizer.json", _CONVERT)
         backend.no_truncation()
         backend.no_padding()
-        return MLXTokenizer.of(backend, found.chat_template, found.special_tokens_map)
+        form = answer_format(found)
+        return MLXTokenizer.of(backend, found.chat_template, found.special_tokens_map, form)
     except TemplateError as error:
         raise ModelError(str(folder), f"its chat template is broken: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -143,8 +170,8 @@ def _is_word(char: str) -> bool:
     return char.isalnum() or char.isspace() or char in "_\N{LOWER ONE EIGHTH BLOCK}"
 
 
-def _spelled(id_: int, token: AddedToken) -> ControlToken:
-    return ControlToken(token.content, id_, token.special, token.lstrip, token.rstrip)
+def _spelled(id_: int, token: AddedToken, silent: frozenset[int]) -> ControlToken:
+    return ControlToken(token.content, id_, id_ in silent, token.lstrip, token.rstrip)
 
 
 def _preamble(backend: Backend, control: Mapping[int, str]) -> str:
@@ -167,3 +194,43 @@ def _arguments(tokenizer: MLXTokenizer) -> Arguments:
     except InvalidRequest:
         return "mapping"
     return "text" if any(text in span.text for span in spans) else "mapping"
+
+
+_PROBE = "a_tool_that_is_asked_for"
+
+
+def _shows_tools(tokenizer: MLXTokenizer) -> bool:
+    """Whether the template writes the tools that there are."""
+    tool: Mapping[str, Json] = {
+        "type": "function",
+        "function": {"name": _PROBE, "description": "", "parameters": {}},
+    }
+    return _PROBE in _text(tokenizer, Conversation((Message("user", "x"),), (tool,)))
+
+
+def _shows_calls(tokenizer: MLXTokenizer) -> bool:
+    """Whether the template writes what was called, and what came of it."""
+    call = ToolCall("call00001", _PROBE, "{}")
+    asked = (
+        Message("user", "x"),
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", _PROBE, tool_call_id=call.id),
+    )
+    return _text(tokenizer, Conversation(asked)).count(_PROBE) == 2
+
+
+def _opens_thought(tokenizer: MLXTokenizer, form: AnswerFormat) -> bool:
+    """Whether the generation prompt begins a thought, and leaves it to the model to end it."""
+    if form.thinks is None:
+        return False
+    begin, end = form.thinks
+    text = _text(tokenizer, Conversation((Message("user", "x"),)))
+    return text.rfind(begin) > text.rfind(end)
+
+
+def _text(tokenizer: MLXTokenizer, conversation: Conversation) -> str:
+    """The conversation as the template writes it; nothing where it refuses to."""
+    try:
+        return "".join(span.text for span in tokenizer.render(conversation))
+    except InvalidRequest:
+        return ""
