@@ -121,6 +121,7 @@ class Drive:
     told: dict[int, Told] = field(factory=dict)
     stops: dict[int, tuple[int, int]] = field(factory=dict)
     plans: list[Plan] = field(factory=list)
+    seconds_of: Callable[[StepPlan], float] | None = None
 
     # -- what comes in -----------------------------------------------------------------------
 
@@ -146,8 +147,10 @@ class Drive:
 
     def collect(self) -> None:
         """Take the result of the oldest step."""
-        _, result = self.flying.popleft()
-        self.planner.apply(result)
+        step, result = self.flying.popleft()
+        seconds = self.seconds_of(step) if self.seconds_of is not None else None
+        self.now += seconds or 0.0
+        self.planner.apply(result, seconds)
         self.tell()
 
     def fetch(self, number: int, bad: int | None = None) -> None:
@@ -324,9 +327,9 @@ class Drive:
                 self.planner.finish(notice.turn, finish, min(keep, said))
 
 
-def drive_of(spec: CacheSpec = FULL, blocks: int = 40, **limits: int) -> Drive:
+def drive_of(spec: CacheSpec = FULL, blocks: int = 40, **limits: float) -> Drive:
     """A drive over an empty lineage and `blocks` blocks of memory."""
-    return Drive(planner_of(spec, blocks, Limits(**limits)))
+    return Drive(planner_of(spec, blocks, Limits(**limits)))  # type: ignore[arg-type]
 
 
 def chunks(drive: Drive) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from attrs import define, field
 
 from agentcache.domain.errors import (
     InvalidRequest,
@@ -11,9 +12,12 @@ from agentcache.domain.errors import (
     Unavailable,
 )
 from agentcache.domain.notices import Limits
+from agentcache.domain.planner import Planner
 from agentcache.domain.request import Finish, Identity, Tier, TurnRequest
-from agentcache.domain.turn import TurnState
+from agentcache.domain.turn import Turn, TurnState
 from tests.unit.simulated_driver import (
+    Drive,
+    chunks,
     drive_of,
     request,
     until,
@@ -218,6 +222,59 @@ def test_nobody_waits_for_the_prefix_of_a_turn_that_was_stopped(in_flight: int) 
     assert (drive.round().start != ()) == (in_flight == 2), "its row is still under way"
     until(drive, second, TurnState.DECODING)
     assert drive.told[1].ended == [Finish.CANCELLED]
+
+
+def test_who_waits_for_a_prefix_goes_on_when_the_one_who_computes_it_fails() -> None:
+    drive = drive_of(chunk=10)
+    first = drive.ask(request([*SYSTEM, 1], shared=100))
+    second = drive.ask(request([*SYSTEM, 2], shared=100, max_tokens=1))
+    until(drive, first, TurnState.PREFILLING)
+    drive.round(lambda sequence: sequence == first.live.number)
+    drive.run()
+    assert drive.told[1].ended == [Finish.FAILED]
+    assert drive.told[2].ended == [Finish.LENGTH]
+    assert second.cached <= 20
+
+
+def test_who_waits_for_a_prefix_goes_on_when_the_one_who_computes_it_is_preempted() -> None:
+    prefix = [7] * 600
+    drive = drive_of(blocks=4, reserve=1, chunk=64, busy_chunk=64)
+    drive.ask(request([1] * 250, max_tokens=20, number=1))
+    until(drive, drive.planner.turns[1], TurnState.DECODING)
+    for number, tail in ((2, 2), (3, 3)):
+        drive.ask(request([*prefix, tail], shared=600, max_tokens=20, number=number))
+    drive.run()
+    assert drive.told[2].preempted == 1
+    assert [one.ended for one in drive.told.values()] == [[Finish.LENGTH]] * 3
+    assert drive.told[2].forwarded + drive.told[3].forwarded <= 601 + 1 + 64 + 2 * 20
+
+
+@define(eq=False)
+class _Watched(Planner):
+    """Counts how often it looks at a turn that waits."""
+
+    looks: int = field(default=0, init=False)
+
+    def _may_start(self, turn: Turn) -> bool:
+        self.looks += 1
+        return super()._may_start(turn)
+
+
+def test_turns_that_wait_are_not_looked_at_again_while_nothing_happened() -> None:
+    plain = drive_of(chunk=10).planner
+    planner = _Watched(plain.lineage, plain.hot, plain.ends, plain.limits)
+    drive = Drive(planner)
+    drive.ask(request([*SYSTEM, 1], shared=100, max_tokens=40))
+    for tail in range(2, 6):
+        drive.ask(request([*SYSTEM, tail], shared=100, max_tokens=1))
+    for _ in range(4):
+        drive.advance()
+    once = planner.looks
+    assert once > 4
+    for _ in range(5):
+        drive.advance()
+    assert chunks(drive) == [10] * 8
+    assert planner.looks == once
 
 
 def test_nobody_waits_for_another_tenants_prefix() -> None:

@@ -4,10 +4,11 @@ from itertools import pairwise
 
 import pytest
 
+from agentcache.domain.plan import StepPlan
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.turn import TurnState
-from tests.unit.domain_strategies import STATE, WINDOW
+from tests.unit.domain_strategies import FULL, STATE, WINDOW
 from tests.unit.simulated_driver import (
     chunks,
     drive_of,
@@ -32,6 +33,36 @@ def test_prefill_goes_in_small_chunks_beside_decode(in_flight: int) -> None:
     drive.ask(request([2] * 20, max_tokens=1))
     drive.run()
     assert chunks(drive) == [1, 7, 7, 6]
+
+
+def _cost(step: StepPlan) -> float:
+    """A millisecond a prompt token, 40 for the tokens of those who decode."""
+    return 0.001 * sum(len(chunk.ids) for chunk in step.prefill) + 0.04 * bool(step.decode)
+
+
+@pytest.mark.parametrize("spec", [FULL, WINDOW, STATE])
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_a_running_stream_waits_for_one_chunk_of_a_long_prefill_at_most(
+    spec: CacheSpec, in_flight: int
+) -> None:
+    drive = drive_of(spec, in_flight=in_flight, busy_chunk=512, step_seconds=0.1)
+    drive.seconds_of = _cost
+    stream = drive.ask(request([1] * 30, max_tokens=500))
+    until(drive, stream, TurnState.DECODING)
+    for _ in range(8):  # what decode costs is known by then
+        drive.advance()
+    before = len(drive.plans)
+    long = drive.ask(request([2, 3] * 2000, max_tokens=9))
+    until(drive, long, TurnState.DECODING)
+    steps = [plan.step for plan in drive.plans[before:] if plan.step is not None]
+    assert sum(len(chunk.ids) for step in steps for chunk in step.prefill) == 4000
+    waits = [0]
+    for step in steps:
+        assert _cost(step) <= 0.1
+        waits[-1] += len(step.prefill)
+        if stream.live.number in step.decode:
+            waits.append(0)
+    assert max(waits) == 1
 
 
 def test_the_last_chunk_samples_and_the_others_do_not() -> None:
