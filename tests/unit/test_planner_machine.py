@@ -1,6 +1,7 @@
 """The planner against any order of events: what holds after every one of them, and at the end."""
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import combinations
 
 from hypothesis import strategies as st
@@ -9,15 +10,33 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agentcache.domain.errors import Overloaded, TurnCancelled, Unavailable
 from agentcache.domain.notices import Limits
 from agentcache.domain.placing import WORTH_WAITING_FOR
-from agentcache.domain.request import Finish, Tier
+from agentcache.domain.request import Finish, Tier, WhenBusy
 from agentcache.domain.spec import CacheSpec
+from agentcache.domain.stepping import rows_of
 from agentcache.domain.tokens import Tokens, common_prefix, tokens
 from agentcache.domain.turn import Turn, TurnState
+from agentcache.domain.waiting import AGEING_SECONDS, TurnQueue
+from agentcache.succession import on_a_fork
 from tests.unit.domain_strategies import cache_specs
 from tests.unit.simulated_driver import END, Drive, Told, answer, planner_of, request
 
 SYSTEMS: tuple[list[int], ...] = ([], [7] * 90, [7] * 90 + [8] * 200, list(range(1, 91)) * 7)
 ALIVE = (TurnState.READY, TurnState.PREFILLING, TurnState.DECODING)
+
+
+class FairQueue(TurnQueue):
+    """Sees to it that nobody is overtaken by who came later than its priority is worth."""
+
+    def first(self, may_start: Callable[[Turn], bool]) -> Turn | None:
+        turn = super().first(may_start)
+        for other in self:
+            if turn is None or turn.returned or other.number >= turn.number:
+                continue
+            if other.request.identity.tenant == turn.request.identity.tenant and may_start(other):
+                more = turn.request.priority - other.request.priority
+                assert turn.arrived <= other.arrived + AGEING_SECONDS * more
+        assert turn is not None or not any(map(may_start, self))
+        return turn
 
 
 class PlannerMachine(RuleBasedStateMachine):
@@ -45,6 +64,7 @@ class PlannerMachine(RuleBasedStateMachine):
         limits = Limits(batch, 6, 100, 24, reserve, in_flight, context=2500)
         self.drive = Drive(planner_of(spec, blocks, limits), end_rate)
         self.planner = self.drive.planner
+        self.planner._queue = FairQueue()
         for index in crowd:  # who all want to say more than there is room for
             ids = [*SYSTEMS[index], index + 1][: self._longest]
             shared = min(len(ids), len(SYSTEMS[index]))
@@ -63,10 +83,12 @@ class PlannerMachine(RuleBasedStateMachine):
         name=st.sampled_from([None, None, "a", "b"]),
         tenant=st.sampled_from(["t1", "t2"]),
         fresh=st.lists(st.integers(1, 3), min_size=1, max_size=30),
-        max_tokens=st.sampled_from([1, 2, 30, 700]),
+        max_tokens=st.sampled_from([0, 1, 2, 30, 700]),
         stop=st.sampled_from([None, None, None, (1, 0), (5, 3), (9, 9)]),
         patience=st.sampled_from([1.0, 1e9, 1e9]),
         store=st.sampled_from([True, True, True, False]),
+        priority=st.sampled_from([0, 0, 0, -10, 3, 10]),
+        when_busy=st.sampled_from(["wait", "fork"]),
     )
     def ask(
         self,
@@ -78,6 +100,8 @@ class PlannerMachine(RuleBasedStateMachine):
         stop: tuple[int, int] | None,
         patience: float,
         store: bool,
+        priority: int,
+        when_busy: WhenBusy,
     ) -> None:
         before = [one for one in self.drive.told.values() if one.tokens]
         said = data.draw(st.sampled_from([None, *before, *before]), "goes on from")
@@ -104,7 +128,12 @@ class PlannerMachine(RuleBasedStateMachine):
             max_tokens=max_tokens,
             deadline=self.drive.now + patience,
             store=store,
+            priority=priority,
+            when_busy=when_busy,
         )
+        if when_busy == "fork" and self.planner.is_busy(asked.identity):  # as the conductor does
+            asked = on_a_fork(asked)
+            assert not self.planner.is_busy(asked.identity)
         self.drive.ask(asked, stop)
 
     @precondition(lambda self: self.planner.turns)
@@ -135,10 +164,12 @@ class PlannerMachine(RuleBasedStateMachine):
             if not self.drive.advance(fetching):
                 break
 
-    @rule(what=st.sampled_from(["wait", "write", "warm", "cold", "resting", "refuse"]))
+    @rule(what=st.sampled_from(["wait", "age", "write", "warm", "cold", "resting", "refuse"]))
     def disturb(self, what: str) -> None:
         if what == "wait":
             self.drive.now += 2.0
+        elif what == "age":
+            self.drive.now += 200.0
         elif what == "write":
             self._write()
         elif what == "resting":
@@ -193,6 +224,16 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert end - kept < WORTH_WAITING_FOR
 
     @invariant()
+    def a_stream_waits_for_one_chunk_at_most(self) -> None:
+        """Between two of its tokens, as long as nothing else keeps it."""
+        assert all(len(step.prefill) <= 1 for step, _ in self.drive.flying)
+        chunks = [step for step, _ in self.drive.flying if step.prefill]
+        for turn in self._running():
+            if turn.state is TurnState.DECODING and turn.asked < turn.max_tokens:
+                without = [one for one in chunks if turn.live.number not in rows_of(one)]
+                assert len(without) <= 1
+
+    @invariant()
     def a_place_is_told_once_and_an_end_too(self) -> None:
         for number, told in self.drive.told.items():
             assert len(told.placed) <= 1
@@ -228,7 +269,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def _ended_well(self, finish: Finish, told: Told) -> None:
         if finish is Finish.LENGTH:
-            assert len(told.tokens) > 0
+            assert (len(told.tokens) > 0) == (told.request.max_tokens != 0)
         if told.placed and told.places == 1 and told.rows:
             assert told.placed[0].cached + told.forwarded == told.rows
 

@@ -115,6 +115,19 @@ def test_tenants_are_served_in_turn() -> None:
     assert started == [1, 4, 2, 3]
 
 
+@pytest.mark.parametrize("priority", [0, 10])
+def test_a_tenant_that_floods_the_queue_delays_another_by_one_turn(priority: int) -> None:
+    drive = drive_of(batch=1)
+    for number in range(1, 21):
+        drive.ask(request([number], tenant="a", max_tokens=1, priority=priority))
+    drive.round()
+    for number in (31, 32):
+        drive.ask(request([number], tenant="b", max_tokens=1))
+    drive.run()
+    started = [start.turn for plan in drive.plans for start in plan.start]
+    assert started[:6] == [1, 2, 21, 3, 22, 4]
+
+
 def test_no_more_turns_than_the_batch_have_a_place() -> None:
     drive = drive_of(batch=2)
     for number in range(3):
