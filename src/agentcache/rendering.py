@@ -12,6 +12,7 @@ from itertools import groupby
 from attrs import evolve
 
 from agentcache.domain.conversation import Conversation, Message
+from agentcache.domain.echo import spoken
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Miss, Prompt
 from agentcache.domain.session import Session
@@ -47,12 +48,12 @@ class PromptBuilder:
 
         Raises InvalidRequest when the conversation cannot be rendered.
         """
-        conversation = settled(conversation, self._rules)
+        conversation = self._told(conversation)
         return self._prompt(conversation, self._tokenizer.render(conversation), known, known_tools)
 
     def build_recalling(self, conversation: Conversation, recall: Recall) -> Prompt:
         """As `build`, going on from the session that `recall` finds by what was rendered."""
-        conversation = settled(conversation, self._rules)
+        conversation = self._told(conversation)
         rendered = self._tokenizer.render(conversation)
         session = recall(rendered)
         known = (session.spans, session.tools_digest) if session else ((), b"")
@@ -76,9 +77,8 @@ class PromptBuilder:
     def count_known(self, conversation: Conversation, known: Sequence[Span]) -> int:
         """How many of the spans `known` are those of `conversation`, which waits for no answer."""
         try:
-            rendered = self._tokenizer.render(
-                settled(conversation, self._rules), generation_prompt=False
-            )
+            told = self._told(conversation)
+            rendered = self._tokenizer.render(told, generation_prompt=False)
         except InvalidRequest:  # some templates want a user to have spoken
             return 0
         return matching_spans(known, rendered)
@@ -98,6 +98,11 @@ class PromptBuilder:
         if rest:
             _extend(spans, rest, _encoded(self._tokenizer, rest))
         return tuple(spans)
+
+    def _told(self, conversation: Conversation) -> Conversation:
+        """As the model is told it: without what is volatile, its answers in its own words."""
+        settled_ = settled(conversation, self._rules)
+        return evolve(settled_, messages=tuple(map(spoken, settled_.messages)))
 
     def _adopted(self, rendered: Sequence[RenderedSpan], known: Sequence[Span]) -> tuple[Span, ...]:
         count = matching_spans(known, rendered)

@@ -14,7 +14,9 @@ from attrs import define, evolve, field, frozen
 
 from agentcache.agents import Agents
 from agentcache.conductor import Conductor
+from agentcache.domain.answer import Reading, Tools
 from agentcache.domain.conversation import Conversation
+from agentcache.domain.echo import as_said
 from agentcache.domain.errors import (
     AgentCacheError,
     InvalidRequest,
@@ -52,9 +54,9 @@ _LONGEST_SWAP = 3600.0  # seconds that turns may be waited for
 class Ask:
     """One request: who asks, the conversation so far, and how to answer.
 
-    `grammar` is what the answer is kept to. `timeout` is how many seconds it may wait for a place;
-    None: as long as the service allows. What `max_tokens` 0, `priority` and `when_busy` mean is
-    said in `TurnRequest`.
+    `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
+    `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. `grammar` is what the
+    answer is kept to; unless it `calls`, what looks like a tool call is text.
     """
 
     identity: Identity
@@ -66,7 +68,13 @@ class Ask:
     timeout: float | None = None
     priority: int = 0
     when_busy: WhenBusy = "wait"
+    calls: bool = True
     grammar: Grammar | None = None
+
+    @property
+    def tools(self) -> Tools:
+        """The tools that the answer may call."""
+        return self.conversation.tools if self.calls else ()
 
 
 @frozen
@@ -85,6 +93,7 @@ class RunningTurn:
 
     id: str
     admitted: Admitted
+    reading: Reading
     _ticket: Ticket
     _events: "asyncio.Queue[Event | AgentCacheError]"
     _loop: EngineLoop
@@ -185,8 +194,8 @@ class Service(Agents):
         """How the service is, for probes."""
         phase, beat = self._loop.phase, self._loop.beat
         silent = self._clock.monotonic() - beat if beat and not self._loop.is_loading else 0.0
-        stalled = phase != "stopped" and silent > STALLED_SECONDS
-        live = (self._loop.is_alive() or phase == "stopped") and not stalled
+        stalled = silent > STALLED_SECONDS
+        live = self._loop.is_alive() and not stalled
         detail: dict[str, str | int | float] = {"phase": phase}
         if stalled:
             detail["engine"] = f"has not finished a step for {silent:.0f} s"
@@ -213,7 +222,7 @@ class Service(Agents):
         except asyncio.CancelledError:
             submitted.add_done_callback(self._cancel_submitted)
             raise
-        return RunningTurn(request.id, admitted, ticket, events, self._loop)
+        return RunningTurn(request.id, admitted, request.reading, ticket, events, self._loop)
 
     async def _admitted(self, events: "asyncio.Queue[Event | AgentCacheError]") -> Admitted:
         event = await events.get()
@@ -242,15 +251,19 @@ class Service(Agents):
             known = _known(registry, identity, root, rendered)
             return known
 
-        prompt = conductor.builder.build_recalling(ask.conversation, recall)
+        named = _named(registry, identity, root)
+        messages = as_said(ask.conversation.messages, registry, identity.tenant, root, named)
+        conversation = evolve(ask.conversation, messages=messages)
+        prompt = conductor.builder.build_recalling(conversation, recall)
         if known is None and _speaks_of_before(ask.conversation):
             elsewhere = _is_elsewhere(registry, identity, root)
             prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
         if ask.max_tokens == 0:
             prompt = prompt.before_answer()
+        turn = uuid4().hex
         patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
         return TurnRequest(
-            id=uuid4().hex,
+            id=turn,
             identity=identity,
             root=root,
             prompt=prompt,
@@ -264,7 +277,8 @@ class Service(Agents):
             store=ask.store,
             priority=ask.priority,
             when_busy=ask.when_busy,
-            messages=ask.conversation.messages,
+            reading=Reading(conductor.tokenizer.answer_format(), ask.tools, turn),
+            messages=messages,
             tools=tools_json(ask.conversation.tools),
         )
 
@@ -289,12 +303,17 @@ def _known(
     registry: SessionRegistry, identity: Identity, root: bytes, rendered: Sequence[RenderedSpan]
 ) -> Session | None:
     """The session that the conversation goes on from: by its name, else by what was said."""
-    if identity.name is not None:
-        name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
-        named = registry.get(SessionKey(identity.tenant, root, name))
-        if named is not None and (identity.exclusive or continues(named, rendered)):
-            return named
+    named = _named(registry, identity, root)
+    if named is not None and (identity.exclusive or continues(named, rendered)):
+        return named
     return registry.recognise(identity.tenant, root, rendered)
+
+
+def _named(registry: SessionRegistry, identity: Identity, root: bytes) -> Session | None:
+    if identity.name is None:
+        return None
+    name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
+    return registry.get(SessionKey(identity.tenant, root, name))
 
 
 def _is_elsewhere(registry: SessionRegistry, identity: Identity, root: bytes) -> bool:

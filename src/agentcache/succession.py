@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
-from agentcache.domain.conversation import Message
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.lineage import Match
 from agentcache.domain.registry import SessionRegistry
@@ -71,7 +70,7 @@ def successor(
     the prompt's tokens were not computed again.
     """
     base = before or Session(key, created=now, parent=request.parent)
-    said = () if answer is None else (Message("assistant", answer),)
+    said = () if answer is None else (request.reading.message(answer),)
     messages = (*request.messages, *said)
     digest = request.prompt.tools_digest
     after = base.succeeded(spans, cursor, digest, now, messages, request.tools)

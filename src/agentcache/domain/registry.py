@@ -1,16 +1,20 @@
 """The session registry: every agent's memory by name, and by what was said."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from attrs import define, field
 
+from agentcache.domain.conversation import Message
 from agentcache.domain.errors import IntegrityError
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan, Span, chain, chains
 
 # (tenant, root, chain) -> all sessions that said it, the last one to do so last
 _ByChain = dict[tuple[str, bytes, bytes], tuple[SessionKey, ...]]
+# (tenant, root, id of a tool call) -> the message that called it, and how many sessions have it
+_ByCall = dict[tuple[str, bytes, str], tuple[Message, int]]
 
 
 @define(eq=False)
@@ -24,6 +28,7 @@ class SessionRegistry:
     _sessions: "OrderedDict[SessionKey, Session]" = field(factory=OrderedDict, init=False)
     _by_chain: _ByChain = field(factory=dict, init=False)
     _chains: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
+    _by_call: _ByCall = field(factory=dict, init=False)
     _at_segment: dict[bytes, set[SessionKey]] = field(factory=dict, init=False)
     _roots: dict[tuple[str, str], frozenset[bytes]] = field(factory=dict, init=False)
 
@@ -51,6 +56,11 @@ class SessionRegistry:
                     return session
         return None
 
+    def caller(self, tenant: str, root: bytes, call_id: str) -> Message | None:
+        """The answer that made the tool call of this id, as some session remembers it."""
+        found = self._by_call.get((tenant, root, call_id))
+        return found[0] if found else None
+
     def is_elsewhere(self, tenant: str, root: bytes, name: str) -> bool:
         """Whether a session of this name exists under another root: another model, or codec."""
         return bool(self._roots.get((tenant, name), frozenset()) - {root})
@@ -64,6 +74,7 @@ class SessionRegistry:
         named = (key.tenant, key.name)
         self._roots[named] = self._roots.get(named, frozenset()) | {key.root}
         self._index_chains(session, before)
+        self._index_calls(session, before)
         return before
 
     def remove(self, key: SessionKey) -> Session | None:
@@ -77,6 +88,7 @@ class SessionRegistry:
         if not self._roots[named]:
             del self._roots[named]
         self._drop_chains(key, self._chains.pop(key))
+        self._drop_calls(key, session.messages)
         return session
 
     def touch(self, key: SessionKey) -> None:
@@ -116,9 +128,34 @@ class SessionRegistry:
             for span, link in zip(session.spans, self._chains[key], strict=True)
             if span.role == "assistant"
         }
+        calls = Counter(
+            (key.tenant, key.root, call.id)
+            for key, session in self._sessions.items()
+            for message in session.messages
+            for call in message.tool_calls
+        )
+        if calls != {at: users for at, (_, users) in self._by_call.items()}:
+            raise IntegrityError("the index by call is not that of the messages")
         found = [(*link, key) for link, keys in self._by_chain.items() for key in keys]
         if len(found) != len(said) or set(found) != said:
             raise IntegrityError("the index by chain is not what the sessions said")
+
+    def _index_calls(self, session: Session, before: Session | None) -> None:
+        old = before.messages if before else ()
+        same = sum(1 for _ in takewhile(_is_same, zip(old, session.messages, strict=False)))
+        key = session.key
+        for message in session.messages[same:]:
+            for call in message.tool_calls:
+                at = (key.tenant, key.root, call.id)
+                self._by_call[at] = (message, self._by_call.get(at, (message, 0))[1] + 1)
+        self._drop_calls(key, old[same:])
+
+    def _drop_calls(self, key: SessionKey, messages: Sequence[Message]) -> None:
+        for call in (call for message in messages for call in message.tool_calls):
+            at = (key.tenant, key.root, call.id)
+            message, users = self._by_call.pop(at)
+            if users > 1:
+                self._by_call[at] = (message, users - 1)
 
     def _move_cursor(self, key: SessionKey, before: Session | None, after: Session | None) -> None:
         if before is not None and before.cursor is not None:
@@ -150,6 +187,10 @@ class SessionRegistry:
                 self._by_chain[at] = others
             else:
                 self._by_chain.pop(at, None)
+
+
+def _is_same(pair: tuple[Message, Message]) -> bool:
+    return pair[0] is pair[1] or pair[0] == pair[1]
 
 
 def _same_spans(before: Sequence[Span], after: Sequence[Span]) -> int:

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from attrs import Attribute, evolve, field, frozen
 
+from agentcache.domain.answer import Reading
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Guide
@@ -143,10 +144,10 @@ class TurnRequest:
     monotonic clock. `expected` is how many of its tokens the session's rows should cover. With
     `store` false it uses what is there and leaves nothing behind. With `max_tokens` 0 its prompt is
     computed and kept, and nothing is said. Of one tenant's turns those of higher `priority` go
-    first. `guide` keeps the answer to a grammar. While another turn of an exclusive agent is not
-    over, the turn waits for it, or (`fork`) goes on as an agent of its own. `parent` is whom its
-    agent is forked from. `messages` are the conversation as the client sent it, `tools` the
-    canonical JSON text of its tools.
+    first. `guide` keeps the answer to a grammar, `reading` says how it is read. While another turn
+    of an exclusive agent is not over, the turn waits for it, or (`fork`) goes on as an agent of its
+    own. `parent` is whom its agent is forked from. `messages` are the conversation as the client
+    sent it, its answers as they are remembered, `tools` the canonical JSON text of its tools.
     """
 
     id: str
@@ -155,6 +156,7 @@ class TurnRequest:
     prompt: Prompt
     sampling: Sampling = Sampling()
     guide: Guide | None = field(default=None, eq=False)
+    reading: Reading = field(factory=Reading)
     max_tokens: int | None = field(default=None)
     stop: tuple[str, ...] = ()
     session: SessionKey | None = None
