@@ -113,6 +113,8 @@ class EngineLoop:
     def wait_open(self) -> None:
         """Wait until the loop serves; raises what kept it from opening."""
         self.opened.result()
+        if self.problem is not None:
+            raise self.problem
 
     def wait_over(self, seconds: float) -> bool:
         """Wait for the end of everything, at most so long; whether it has come."""
