@@ -241,7 +241,7 @@ class World:
         """The text, the finish and the number of tokens that follow a prompt."""
         planner = self.conductor.planner
         room = min(planner.limits.context, planner.hot.capacity) - len(request.prompt)
-        limit = min(request.max_tokens or room, room)
+        limit = room if request.max_tokens is None else min(request.max_tokens, room)
         known, text, speaks = request.prompt.tokens[:], "", MemoryTokenizer().detokenizer()
         for count in range(1, limit + 1):
             known.extend(self.engine.expected_tokens(known, 1, request.sampling))
