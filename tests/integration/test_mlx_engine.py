@@ -4,8 +4,7 @@ BLAS runs on one thread here (conftest.py), so that equal means equal to the bit
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,24 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from agentcache.adapters.codecs.native import NativeCodec
 from agentcache.domain.request import Sampling
 from agentcache.ports.rows import Rows
 from agentcache.testing.driving import Driver, copied, same_bits
+from tests.listening import Logits, listening
 from tests.tiny_models import tiny_llama
 
 import mlx.core as mx  # isort: skip  (after the BLAS)
 
-from agentcache.adapters.mlx import runner, sampling  # isort: skip
 from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip
-from agentcache.adapters.mlx.sampling import Choice, Draw  # isort: skip
 
 OTHER_CHUNKS, OTHER_BATCH = 3e-5, 5e-5
 HISTORY = [13 * n % 250 + 3 for n in range(45)]
-
-Logits = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +50,6 @@ def shared(request: pytest.FixtureRequest, folder: Path) -> Iterator[Driver]:
     engine = MLXEngine.load(folder, b"tiny", "tiny", cpu_path=request.param)
     yield Driver(engine)
     engine.close()
-
-
-@contextmanager
-def listening() -> Iterator[list[Logits]]:
-    """The logits of every forward that samples, in order."""
-    found: list[Logits] = []
-    choose = sampling.choose
-
-    def listen(logits: Logits | mx.array, draws: Sequence[Draw], at: Sequence[int]) -> Choice:
-        found.append(np.array(logits))
-        return choose(logits, draws, at)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "choose", listen)
-        yield found
 
 
 @pytest.fixture
