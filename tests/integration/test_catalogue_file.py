@@ -17,8 +17,8 @@ from agentcache.domain.errors import HomeError, StoreFull
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tokens import tokens
 from agentcache.ports.session_store import Catalogue, Commit
+from agentcache.testing.catalogues import a_segment, a_session, a_span, content
 from agentcache.testing.strategies import ROOT
-from tests.integration.test_session_store import a_segment, a_session, a_span, content
 from tests.limits import file_size_limit
 
 

@@ -17,9 +17,9 @@ from agentcache.adapters.disk.lock import Owner
 from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.domain.errors import HomeError, HomeLocked
 from agentcache.ports.session_store import Catalogue
+from agentcache.testing.catalogues import content
 from agentcache.testing.segment_store import content as payload_content
 from tests.integration.home_process import turns
-from tests.integration.test_session_store import content
 from tests.limits import unwritable
 
 REPOSITORY = Path(__file__).parents[2]
