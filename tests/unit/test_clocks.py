@@ -6,12 +6,15 @@ import pytest
 
 from agentcache.adapters.clock import SystemClock
 from agentcache.adapters.memory.clock import ManualClock
+from agentcache.ports.clock import Clock
+from agentcache.testing.clock import ClockContract
 
 
-@pytest.mark.parametrize("clock", [SystemClock(), ManualClock()], ids=["system", "manual"])
-def test_monotonic_time_never_goes_back(clock):
-    readings = [clock.monotonic() for _ in range(100)]
-    assert readings == sorted(readings)
+class TestClocks(ClockContract):
+    @pytest.fixture(params=[SystemClock, ManualClock])
+    def clock(self, request: pytest.FixtureRequest) -> Clock:
+        made: Clock = request.param()
+        return made
 
 
 def test_the_system_clock_tells_the_time_of_the_machine():
