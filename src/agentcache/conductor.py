@@ -13,7 +13,7 @@ from agentcache.compactor import Compactor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.events import Ended
 from agentcache.domain.lineage import Match
-from agentcache.domain.notices import Notice, Placed, Refused, Token
+from agentcache.domain.notices import Notice, Placed, Preempted, Refused, Token
 from agentcache.domain.plan import (
     Park,
     Plan,
@@ -296,13 +296,16 @@ class Conductor:
             one = notice.admitted
             self.telemetry.turn_started(one.prompt, one.cached, one.tier, one.miss)
             self._speeches[notice.turn].admit(one)
-        elif isinstance(notice, Token):
-            self._say(notice)
+        elif isinstance(notice, Preempted):
+            self.telemetry.preempted()
+        else:
+            self._say(notice, now)
 
-    def _say(self, notice: Token) -> None:
+    def _say(self, notice: Token, now: float) -> None:
         turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]
-        now, is_text = self.clock.monotonic(), not notice.end
-        stopped = speech.say(notice.token, now, is_text, notice.logprobs)
+        if speech.last_at is not None:
+            self.telemetry.token_said(now - speech.last_at)
+        stopped = speech.say(notice.token, now, not notice.end, notice.logprobs)
         if not stopped and turn.finish is None:
             return
         speech.close()

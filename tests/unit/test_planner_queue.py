@@ -82,6 +82,16 @@ def test_a_turn_that_waits_past_its_deadline_is_refused() -> None:
     assert drive.planner.waiting == 0
 
 
+def test_a_turn_that_will_not_wait_is_served_if_it_need_not() -> None:
+    drive = drive_of(batch=1)
+    drive.now = 7.0
+    drive.ask(request([1], deadline=7.0, max_tokens=1))
+    drive.ask(request([2], deadline=7.0, max_tokens=1))
+    drive.run()
+    assert drive.told[1].ended == [Finish.LENGTH]
+    assert isinstance(drive.told[2].ended[0], Overloaded)
+
+
 def test_a_turn_that_had_its_place_is_not_refused_for_its_deadline_nor_when_draining() -> None:
     drive = drive_of(blocks=6, reserve=1)
     drive.ask(request([1] * 700, max_tokens=200))

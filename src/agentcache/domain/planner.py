@@ -200,12 +200,12 @@ class Planner:
 
     def plan(self, now: float) -> Plan:
         """All that shall be done now, before the next call."""
-        self._expire(now)
         if parks := self._parks():  # who grows or starts next shall find what is kept now
             return Plan(parks, self.hot.take_dropped())
         grows, preempted = self._grow()
         stirred, self._stirred = self._stirred, bool(preempted) and self._stirred
         starts, resizes = self._start(now) if stirred and not preempted else ((), ())
+        self._expire(now)  # who finds a place just now is not late
         step = None if grows or preempted or starts or resizes else self._step()
         return Plan(preempted, self.hot.take_dropped(), grows, starts, resizes, step)
 
