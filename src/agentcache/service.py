@@ -6,17 +6,13 @@ is said until it `Ended`. Nothing here blocks the event loop, and nothing here t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from uuid import uuid4
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from agentcache.agents import Agents
-from agentcache.conductor import Conductor
-from agentcache.domain.answer import Reading, Tools
-from agentcache.domain.conversation import Conversation
-from agentcache.domain.echo import as_said
+from agentcache.domain.answer import Reading
 from agentcache.domain.errors import (
     AgentCacheError,
     InvalidRequest,
@@ -27,54 +23,16 @@ from agentcache.domain.errors import (
     refusal,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
-from agentcache.domain.guide import Grammar, Guide
-from agentcache.domain.registry import SessionRegistry
-from agentcache.domain.request import (
-    Finish,
-    Identity,
-    Miss,
-    Prompt,
-    Sampling,
-    TurnRequest,
-    WhenBusy,
-)
-from agentcache.domain.session import Session, SessionKey
-from agentcache.domain.spans import RenderedSpan
-from agentcache.domain.tools import tools_json
+from agentcache.domain.request import Finish
 from agentcache.loop import EngineLoop, Ticket
 from agentcache.model_shelf import ModelShelf
 from agentcache.ports.engine import ModelCard
-from agentcache.succession import NAMELESS, check_name, continues
+from agentcache.preparing import Ask, prepared
+
+__all__ = ["Ask", "Health", "RunningTurn", "Service"]
 
 STALLED_SECONDS = 120.0
 _LONGEST_SWAP = 3600.0  # seconds that turns may be waited for
-
-
-@frozen
-class Ask:
-    """One request: who asks, the conversation so far, and how to answer.
-
-    `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
-    `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. `grammar` is what the
-    answer is kept to; unless it `calls`, what looks like a tool call is text.
-    """
-
-    identity: Identity
-    conversation: Conversation
-    sampling: Sampling = field(factory=Sampling)
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    store: bool = True
-    timeout: float | None = None
-    priority: int = 0
-    when_busy: WhenBusy = "wait"
-    calls: bool = True
-    grammar: Grammar | None = None
-
-    @property
-    def tools(self) -> Tools:
-        """The tools that the answer may call."""
-        return self.conversation.tools if self.calls else ()
 
 
 @frozen
@@ -207,7 +165,8 @@ class Service(Agents):
     # -- inside ------------------------------------------------------------------------------
 
     async def _begun(self, ask: Ask) -> RunningTurn:
-        request = await asyncio.to_thread(self._prepared, ask)
+        conductor, deadline = self._loop.conductor, self._deadline(ask)
+        request = await asyncio.to_thread(prepared, ask, conductor, deadline)
         here = asyncio.get_running_loop()
         events: asyncio.Queue[Event | AgentCacheError] = asyncio.Queue()
 
@@ -224,6 +183,10 @@ class Service(Agents):
             raise
         return RunningTurn(request.id, admitted, request.reading, ticket, events, self._loop)
 
+    def _deadline(self, ask: Ask) -> float:
+        patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
+        return self._clock.monotonic() + patience
+
     async def _admitted(self, events: "asyncio.Queue[Event | AgentCacheError]") -> Admitted:
         event = await events.get()
         if isinstance(event, AgentCacheError):
@@ -236,113 +199,6 @@ class Service(Agents):
     def _cancel_submitted(self, submitted: "asyncio.Future[Ticket]") -> None:
         if not submitted.cancelled() and submitted.exception() is None:
             self._loop.cancel(submitted.result())
-
-    def _prepared(self, ask: Ask) -> TurnRequest:
-        """Recognise, render and tokenise. Runs in a worker thread."""
-        conductor = self._loop.conductor
-        identity, registry = ask.identity, conductor.keeper.registry
-        if identity.exclusive and identity.name is not None:
-            check_name(identity.name)
-        root = conductor.root(identity.tenant)
-        known: Session | None = None
-
-        def recall(rendered: Sequence[RenderedSpan]) -> Session | None:
-            nonlocal known
-            known = _known(registry, identity, root, rendered)
-            return known
-
-        named = _named(registry, identity, root)
-        messages = as_said(ask.conversation.messages, registry, identity.tenant, root, named)
-        conversation = evolve(ask.conversation, messages=messages)
-        prompt = conductor.builder.build_recalling(conversation, recall)
-        if known is None and _speaks_of_before(ask.conversation):
-            elsewhere = _is_elsewhere(registry, identity, root)
-            prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
-        if ask.max_tokens == 0:
-            prompt = prompt.before_answer()
-        turn = uuid4().hex
-        patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
-        return TurnRequest(
-            id=turn,
-            identity=identity,
-            root=root,
-            prompt=prompt,
-            sampling=_within(ask.sampling, conductor.engine.card.vocabulary),
-            guide=_guide(conductor, ask.grammar),
-            max_tokens=ask.max_tokens,
-            stop=ask.stop,
-            session=_heir(identity, root, known),
-            expected=_expected(prompt, known),
-            deadline=self._clock.monotonic() + patience,
-            store=ask.store,
-            priority=ask.priority,
-            when_busy=ask.when_busy,
-            reading=Reading(conductor.tokenizer.answer_format(), ask.tools, turn),
-            messages=messages,
-            tools=tools_json(ask.conversation.tools),
-        )
-
-
-def _within(sampling: Sampling, vocabulary: int) -> Sampling:
-    """`sampling`, which speaks of tokens that there are."""
-    for token, _ in sampling.logit_bias:
-        if not 0 <= token < vocabulary:
-            raise InvalidRequest(f"there is no token {token}, of {vocabulary}", "logit_bias")
-    return sampling
-
-
-def _guide(conductor: Conductor, grammar: Grammar | None) -> Guide | None:
-    if grammar is None:
-        return None
-    if conductor.grammars is None:
-        raise InvalidRequest("this service cannot keep answers to a grammar")
-    return conductor.grammars.guide(grammar)
-
-
-def _known(
-    registry: SessionRegistry, identity: Identity, root: bytes, rendered: Sequence[RenderedSpan]
-) -> Session | None:
-    """The session that the conversation goes on from: by its name, else by what was said."""
-    named = _named(registry, identity, root)
-    if named is not None and (identity.exclusive or continues(named, rendered)):
-        return named
-    return registry.recognise(identity.tenant, root, rendered)
-
-
-def _named(registry: SessionRegistry, identity: Identity, root: bytes) -> Session | None:
-    if identity.name is None:
-        return None
-    name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
-    return registry.get(SessionKey(identity.tenant, root, name))
-
-
-def _is_elsewhere(registry: SessionRegistry, identity: Identity, root: bytes) -> bool:
-    if identity.name is None:
-        return False
-    name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
-    return registry.is_elsewhere(identity.tenant, root, name)
-
-
-def _heir(identity: Identity, root: bytes, known: Session | None) -> SessionKey | None:
-    """Whose resting sequence the turn may take over."""
-    if identity.exclusive and identity.name is not None:
-        return SessionKey(identity.tenant, root, identity.name)
-    return known.key if known else None
-
-
-def _expected(prompt: Prompt, known: Session | None) -> int:
-    """How many rows of the prompt the session had at least: all before its last answer.
-
-    Where it stands does not tell: a session whose rows were evicted has been moved back.
-    """
-    if known is None or prompt.miss is not Miss.NONE:
-        return 0
-    said = [number for number, span in enumerate(known.spans) if span.role == "assistant"]
-    return sum(len(span.ids) for span in known.spans[: said[-1]]) if said else 0
-
-
-def _speaks_of_before(conversation: Conversation) -> bool:
-    return any(message.role == "assistant" for message in conversation.messages)
 
 
 def _raise_unless_complete(event: Ended) -> None:

@@ -1,5 +1,7 @@
 """The port to the engine that keeps answers to a grammar."""
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -20,6 +22,15 @@ class Lexicon:
     control: frozenset[int] = field(repr=False)
     encode: Callable[[str], Sequence[int]] = field(repr=False)
 
+    def spelled(self, text: str) -> str:
+        """`text` for a grammar: control tokens by their id, all else quoted."""
+        by_text = {self.pieces[token].decode(): token for token in self.control}
+        by_text.pop("", None)
+        pattern = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
+        parts = re.split(f"({pattern})", text) if pattern else [text]
+        words = (f"<[{by_text[part]}]>" if part in by_text else json.dumps(part) for part in parts)
+        return " ".join(word for word in words if word != '""')
+
 
 class Grammars(Protocol):
     """Makes guides for one vocabulary. Safe to call from any thread."""
@@ -29,4 +40,8 @@ class Grammars(Protocol):
 
         Raises InvalidRequest, which names what is wrong, for a grammar that cannot be used.
         """
+        ...
+
+    def spelled(self, text: str) -> str:
+        """See `Lexicon.spelled`. Raises InvalidRequest where there can be no grammars."""
         ...

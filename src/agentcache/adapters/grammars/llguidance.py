@@ -60,13 +60,21 @@ class LLGrammars:
     _ends: frozenset[int]
 
     @cached_property
-    def _tokenizer(self) -> LLTokenizer:
+    def _known(self) -> Lexicon:
         lexicon = self._lexicon()
         if lexicon is None:
             problem = "answers of this model cannot be kept to a schema: its tokens have no bytes"
             raise InvalidRequest(problem)
-        wrapper = TokenizerWrapper(_Vocabulary(lexicon, self._ends))
+        return lexicon
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        wrapper = TokenizerWrapper(_Vocabulary(self._known, self._ends))
         return LLTokenizer(wrapper, eos_token=sorted(self._ends))
+
+    def spelled(self, text: str) -> str:
+        """See `Grammars.spelled`."""
+        return self._known.spelled(text)
 
     def guide(self, grammar: Grammar) -> LLGuide:
         """See `Grammars.guide`."""

@@ -1,0 +1,99 @@
+"""Answers of a given structure, as grammars: JSON of a schema, or calls of tools.
+
+There is no free white space in them, on which a small model would spend its tokens. For the same
+reason a model does not think first, unless its prompt has begun a thought for it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import frozen
+
+from agentcache.domain.answer import AnswerFormat, Tools
+from agentcache.domain.conversation import Json
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.guide import Grammar
+
+ANY_OBJECT: Mapping[str, Json] = {"type": "object"}
+_NO_WHITE_SPACE = {"whitespace_flexible": False}
+
+Spell = Callable[[str], str]  # a text, as Lark: its control tokens by id, all else quoted
+
+
+@frozen
+class JsonAnswer:
+    """The answer is a JSON text that `schema` (JSON Schema) describes."""
+
+    schema: Mapping[str, Json]
+
+
+@frozen
+class CalledTools:
+    """The answer calls tools: any of `names`, all tools there are if that is empty; one or more."""
+
+    names: tuple[str, ...] = ()
+    several: bool = True
+
+
+Structure = JsonAnswer | CalledTools
+
+
+def grammar(structure: Structure, form: AnswerFormat, tools: Tools, spell: Spell) -> Grammar:
+    """`structure` as what a model with this format is kept to.
+
+    Raises InvalidRequest when a tool is called for that there is not.
+    """
+    rules = ["start: thought answer" if form.opened else "start: answer"]
+    if isinstance(structure, JsonAnswer):
+        rules.append(f"answer: {_json(structure.schema)}")
+    else:
+        rules += _calls(structure, form, tools, spell)
+    if form.opened and form.thinks is not None:
+        rules += _thinking(form.thinks, spell)
+    return Grammar("\n".join(rules))
+
+
+def _calls(wanted: CalledTools, form: AnswerFormat, tools: Tools, spell: Spell) -> list[str]:
+    if form.calls is None:
+        raise InvalidRequest("this model calls no tools", "tools")
+    begin, end = form.calls
+    asked = _asked(wanted.names, tools)
+    several = wanted.several and bool(end)  # else nothing tells where the first one ends
+    rules = [f"answer: call{' (SEPARATOR call)*' if several else ''}", 'SEPARATOR: "\\n"']
+    rules.append("call: " + " | ".join(f"call_{at}" for at in range(len(asked))))
+    for at, function in enumerate(asked):
+        name = json.dumps(function["name"], ensure_ascii=False)
+        head = _quoted(f'{{"name":{name},"arguments":')
+        parameters = function.get("parameters") or ANY_OBJECT
+        if not isinstance(parameters, Mapping):
+            raise InvalidRequest(f"the parameters of {name} are no JSON schema", "tools")
+        last = spell(end) if end else ""
+        rules.append(f'call_{at}: {spell(begin)} {head} {_json(parameters)} "}}" {last}')
+    return rules
+
+
+def _asked(names: Sequence[str], tools: Tools) -> list[Mapping[str, Json]]:
+    functions = [tool["function"] for tool in tools]
+    found = [one for one in functions if isinstance(one, Mapping) and isinstance(one["name"], str)]
+    chosen = [one for one in found if not names or one["name"] in names]
+    missing = set(names) - {one["name"] for one in chosen}
+    if missing or not chosen:
+        problem = f"there is no tool {sorted(missing)[0]!r}" if missing else "there are no tools"
+        raise InvalidRequest(f"{problem} that could be called", "tool_choice")
+    return chosen
+
+
+def _thinking(markers: tuple[str, str], spell: Spell) -> list[str]:
+    end = spell(markers[1])
+    if end.startswith('"'):  # text like any other: what comes before it cannot contain it
+        return [f"thought[suffix={end}]: /(.|\\n)*/"]
+    return [f"thought: TEXT {end} WHITE?", "TEXT: /(.|\\n)*/", "WHITE: /\\s{1,2}/"]
+
+
+def _json(schema: Mapping[str, Json]) -> str:
+    guided = {**schema, "x-guidance": _NO_WHITE_SPACE}
+    return f"%json {json.dumps(guided, ensure_ascii=False)}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

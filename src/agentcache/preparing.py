@@ -1,0 +1,174 @@
+"""From what a user asks to a turn that can be queued: recognised, rendered and tokenised."""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from attrs import evolve, field, frozen
+
+from agentcache.conductor import Conductor
+from agentcache.domain.answer import Reading, Tools
+from agentcache.domain.conversation import Conversation
+from agentcache.domain.echo import as_said
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.guide import Grammar, Guide
+from agentcache.domain.registry import SessionRegistry
+from agentcache.domain.request import (
+    Identity,
+    Miss,
+    Prompt,
+    Sampling,
+    TurnRequest,
+    WhenBusy,
+)
+from agentcache.domain.session import Session, SessionKey
+from agentcache.domain.spans import RenderedSpan
+from agentcache.domain.structure import Structure, grammar
+from agentcache.domain.tools import tools_json
+from agentcache.succession import NAMELESS, check_name, continues
+
+
+@frozen
+class Ask:
+    """One request: who asks, the conversation so far, and how to answer.
+
+    `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
+    `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. The answer is kept to
+    `structure`; unless it `calls`, what looks like a tool call is text.
+    """
+
+    identity: Identity
+    conversation: Conversation
+    sampling: Sampling = field(factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    store: bool = True
+    timeout: float | None = None
+    priority: int = 0
+    when_busy: WhenBusy = "wait"
+    calls: bool = True
+    structure: Structure | Grammar | None = None
+
+    @property
+    def tools(self) -> Tools:
+        """The tools that the answer may call."""
+        return self.conversation.tools if self.calls else ()
+
+
+def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
+    """The turn that `ask` asks for, which waits for a place until `deadline` (monotonic seconds).
+
+    For any thread. Raises InvalidRequest.
+    """
+    identity, registry = ask.identity, conductor.keeper.registry
+    if identity.exclusive and identity.name is not None:
+        check_name(identity.name)
+    root, turn = conductor.root(identity.tenant), uuid4().hex
+    reading = Reading(conductor.tokenizer.answer_format(), ask.tools, turn)
+    named = _named(registry, identity, root)
+    messages = as_said(ask.conversation.messages, registry, identity.tenant, root, named)
+    prompt, known = _prompt(ask, conductor, root, evolve(ask.conversation, messages=messages))
+    return TurnRequest(
+        id=turn,
+        identity=identity,
+        root=root,
+        prompt=prompt,
+        sampling=_within(ask.sampling, conductor.engine.card.vocabulary),
+        guide=_guide(conductor, reading, ask.structure),
+        reading=reading,
+        max_tokens=ask.max_tokens,
+        stop=ask.stop,
+        session=_heir(identity, root, known),
+        expected=_expected(prompt, known),
+        deadline=deadline,
+        store=ask.store,
+        priority=ask.priority,
+        when_busy=ask.when_busy,
+        messages=messages,
+        tools=tools_json(ask.conversation.tools),
+    )
+
+
+def _prompt(
+    ask: Ask, conductor: Conductor, root: bytes, conversation: Conversation
+) -> tuple[Prompt, Session | None]:
+    """The prompt, and the session that it goes on from."""
+    identity, registry = ask.identity, conductor.keeper.registry
+    known: Session | None = None
+
+    def recall(rendered: Sequence[RenderedSpan]) -> Session | None:
+        nonlocal known
+        known = _known(registry, identity, root, rendered)
+        return known
+
+    prompt = conductor.builder.build_recalling(conversation, recall)
+    if known is None and _speaks_of_before(conversation):
+        elsewhere = _is_elsewhere(registry, identity, root)
+        prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
+    return (prompt.before_answer() if ask.max_tokens == 0 else prompt), known
+
+
+def _within(sampling: Sampling, vocabulary: int) -> Sampling:
+    """`sampling`, which speaks of tokens that there are."""
+    for token, _ in sampling.logit_bias:
+        if not 0 <= token < vocabulary:
+            raise InvalidRequest(f"there is no token {token}, of {vocabulary}", "logit_bias")
+    return sampling
+
+
+def _guide(
+    conductor: Conductor, reading: Reading, structure: Structure | Grammar | None
+) -> Guide | None:
+    if structure is None:
+        return None
+    grammars = conductor.grammars
+    if grammars is None:
+        raise InvalidRequest("this service cannot keep answers to a grammar")
+    if not isinstance(structure, Grammar):
+        structure = grammar(structure, reading.format, reading.tools, grammars.spelled)
+    return grammars.guide(structure)
+
+
+def _known(
+    registry: SessionRegistry, identity: Identity, root: bytes, rendered: Sequence[RenderedSpan]
+) -> Session | None:
+    """The session that the conversation goes on from: by its name, else by what was said."""
+    named = _named(registry, identity, root)
+    if named is not None and (identity.exclusive or continues(named, rendered)):
+        return named
+    return registry.recognise(identity.tenant, root, rendered)
+
+
+def _named(registry: SessionRegistry, identity: Identity, root: bytes) -> Session | None:
+    if identity.name is None:
+        return None
+    name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
+    return registry.get(SessionKey(identity.tenant, root, name))
+
+
+def _is_elsewhere(registry: SessionRegistry, identity: Identity, root: bytes) -> bool:
+    if identity.name is None:
+        return False
+    name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
+    return registry.is_elsewhere(identity.tenant, root, name)
+
+
+def _heir(identity: Identity, root: bytes, known: Session | None) -> SessionKey | None:
+    """Whose resting sequence the turn may take over."""
+    if identity.exclusive and identity.name is not None:
+        return SessionKey(identity.tenant, root, identity.name)
+    return known.key if known else None
+
+
+def _expected(prompt: Prompt, known: Session | None) -> int:
+    """How many rows of the prompt the session had at least: all before its last answer.
+
+    Where it stands does not tell: a session whose rows were evicted has been moved back.
+    """
+    if known is None or prompt.miss is not Miss.NONE:
+        return 0
+    said = [number for number, span in enumerate(known.spans) if span.role == "assistant"]
+    return sum(len(span.ids) for span in known.spans[: said[-1]]) if said else 0
+
+
+def _speaks_of_before(conversation: Conversation) -> bool:
+    return any(message.role == "assistant" for message in conversation.messages)

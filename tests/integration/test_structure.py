@@ -1,0 +1,126 @@
+"""Structured answers: whatever a model picks within the grammar can be read, and is valid."""
+
+import json
+from random import Random
+
+import pytest
+
+from agentcache.adapters.grammars.llguidance import LLGrammars
+from agentcache.adapters.memory.tokenizer import END, MemoryTokenizer
+from agentcache.domain.answer import AnswerFormat, Call, Piece, Reading, Text, Thought, Tools
+from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.structure import ANY_OBJECT, CalledTools, JsonAnswer, Structure, grammar
+from agentcache.domain.tool_prompt import parse_calls
+
+TOKENIZER = MemoryTokenizer()
+LEXICON = TOKENIZER.lexicon()
+GRAMMARS = LLGrammars(lambda: LEXICON, frozenset({END}))
+TOOLS: Tools = (
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "parameters": {
+                "type": "object",
+                "properties": {"at": {"$ref": "#/$defs/place"}},
+                "required": ["at"],
+                "additionalProperties": False,
+                "$defs": {"place": {"enum": ["here", "there"]}},
+            },
+        },
+    },
+    {"type": "function", "function": {"name": 'q"uote'}},
+)
+FORMS = {
+    "tags of control tokens": AnswerFormat(
+        ("<think>", "</think>"), ("<tool_call>", "</tool_call>"), parse_calls
+    ),
+    "tags of text": AnswerFormat(("[T]", "[/T]"), ("[CALL]", "[/CALL]"), parse_calls),
+    "no end": AnswerFormat(None, ("[CALL]", ""), parse_calls),
+    "a thought that is begun": AnswerFormat(
+        ("<think>", "</think>"), ("<tool_call>", "</tool_call>"), parse_calls, opened=True
+    ),
+}
+
+
+def answered(structure: Structure, form: AnswerFormat, random: Random) -> list[Piece]:
+    """What comes of picking any of the allowed tokens, the shortest way out in the end."""
+    guide = GRAMMARS.guide(grammar(structure, form, TOOLS, LEXICON.spelled))
+    text, detokenizer = "", TOKENIZER.detokenizer()
+    for step in range(2000):
+        mask = guide.allowed()
+        free = [token for token in range(len(LEXICON.pieces)) if mask[token // 8] >> token % 8 & 1]
+        token = END if END in free and step > 3 else random.choice(_towards_the_end(free, text))
+        if token == END:
+            reader = Reading(form, TOOLS, "turn").reader()
+            return [*reader.push(text), *reader.finish()]
+        text += detokenizer.add(token)
+        guide.accept(token)
+    pytest.fail(f"no end: {text!r}")
+
+
+def _towards_the_end(free: list[int], text: str) -> list[int]:
+    """After a while, what closes thoughts, strings and objects; in this order."""
+    if len(text) < 40:
+        return free
+    size = next(size for size in (3, 2, 1, 0) if text.endswith("[/T]"[:size]))
+    thinks = "[T]" in text and "[/T]" not in text
+    ends = "[/T]"[size].encode() if thinks else b'"'
+    for closing in ({b"</think>", b"</tool_call>"}, {ends}, {b"}"}):
+        if found := [token for token in free if LEXICON.pieces[token] in closing]:
+            return found
+    return free
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("seed", range(8))
+def test_a_forced_call_can_be_read_and_fits_the_schema_of_its_tool(
+    form: AnswerFormat, seed: int
+) -> None:
+    pieces = answered(CalledTools(), form, Random(seed))
+    calls = [piece.call for piece in pieces if isinstance(piece, Call)]
+    assert calls
+    assert not [piece for piece in pieces if isinstance(piece, Text) and piece.text.strip()]
+    for call in calls:
+        arguments = json.loads(call.arguments)
+        assert call.name in ("look", 'q"uote')
+        assert call.name != "look" or arguments["at"] in ("here", "there")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_named_tool_is_called_once_if_only_one_call_is_wanted(seed: int) -> None:
+    form = FORMS["tags of control tokens"]
+    pieces = answered(CalledTools(("look",), several=False), form, Random(seed))
+    calls = [piece.call.name for piece in pieces if isinstance(piece, Call)]
+    assert calls == ["look"]
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("seed", range(8))
+def test_a_json_answer_fits_its_schema(form: AnswerFormat, seed: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "maximum": 99}, "s": {"type": "string"}},
+        "required": ["n", "s"],
+        "additionalProperties": False,
+    }
+    pieces = answered(JsonAnswer(schema), form, Random(seed))
+    assert all(isinstance(piece, Text | Thought) for piece in pieces)
+    found = json.loads("".join(one.text for one in pieces if isinstance(one, Text)))
+    assert set(found) == {"n", "s"}
+
+
+def test_white_space_between_the_parts_of_json_is_not_free() -> None:
+    guide = GRAMMARS.guide(grammar(JsonAnswer(ANY_OBJECT), AnswerFormat(), (), LEXICON.spelled))
+    guide.accept(ord("{"))
+    mask = guide.allowed()
+    assert not [char for char in b" \n\t" if mask[char // 8] >> char % 8 & 1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tools"),
+    [(CalledTools(("run",)), TOOLS), (CalledTools(), ()), (CalledTools(("look",)), TOOLS[1:])],
+)
+def test_a_tool_that_there_is_not_cannot_be_called_for(wanted: CalledTools, tools: Tools) -> None:
+    with pytest.raises(InvalidRequest, match="could be called"):
+        grammar(wanted, FORMS["no end"], tools, LEXICON.spelled)
