@@ -3,91 +3,30 @@
 BLAS runs on one thread here (conftest.py), so that equal means equal to the bit.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentcache.adapters.codecs.native import NativeCodec
-from agentcache.adapters.memory.segment_store import MemorySegmentStore
+from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.domain.errors import IntegrityError
-from agentcache.domain.lineage import Step
-from agentcache.domain.plan import PrefillChunk
-from agentcache.domain.segment import Segment
-from agentcache.domain.spec import LayerKind
-from agentcache.domain.tokens import tokens
-from agentcache.fetcher import Fetched, Fetcher
-from agentcache.ports.payload import Payload
 from agentcache.ports.rows import Rows
 from agentcache.testing.driving import Driver, copied, same_bits
 from tests.listening import Logits, listening
+from tests.parking import HISTORY, STEPS, SUFFIX, Parking, native_bytes
+from tests.shape_process import RESTORED_AT, restored_elsewhere
 from tests.tiny_shapes import SHAPES
 
 import mlx.core as mx  # isort: skip  (after the BLAS)
+from mlx_lm.models.cache import make_prompt_cache  # isort: skip
 
 from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip
 
-HISTORY = [13 * n % 250 + 3 for n in range(45)]
-SUFFIX = [5 * n % 250 + 3 for n in range(9)]
 ENDS = (5, 8, 20, 33)  # before a window of 8 is full, when it is, and after
-OTHER_BATCH = 5e-5
-
-
-@define(eq=False)
-class Parking:
-    """Keeps a sequence in segments as the keeper does, and restores from them as the fetcher does.
-
-    `segments` follow each other; a sequence that is restored from them goes on at `stop`.
-    """
-
-    driver: Driver
-    warm: dict[bytes, Payload] = field(factory=dict)
-    segments: list[Segment] = field(factory=list)
-
-    @property
-    def stop(self) -> int:
-        return self.segments[-1].stop if self.segments else 0
-
-    def keep(self, sequence: int, ids: Sequence[int]) -> None:
-        """Keep what is new of a sequence that has run `ids`."""
-        engine, start = self.driver.engine, self.stop
-        rows = engine.export(sequence, start, len(ids))
-        payload = NativeCodec().encode(engine.card.spec, rows)
-        parent = self.segments[-1].key if self.segments else None
-        new = tokens(ids[start:])
-        self.segments.append(Segment.following(b"root", parent, start, new, payload.nbytes))
-        self.warm[self.segments[-1].key] = payload
-
-    def restore(self, sequence: int, stop: int) -> None:
-        engine = self.driver.engine
-        steps = tuple(Step(one, min(one.stop, stop)) for one in self.segments if one.start < stop)
-        out = engine.start(sequence, 128, stop)
-        fetcher, found = Fetcher(engine.card.spec, NativeCodec(), MemorySegmentStore()), []
-        arrived = threading.Event()
-
-        def done(fetched: Fetched) -> None:
-            found.append(fetched)
-            arrived.set()
-
-        fetcher.fetch(steps, self.warm, out, done)
-        assert arrived.wait(60)
-        fetcher.close()
-        assert not found[0].failed
-        engine.adopt(sequence, stop)
-
-    def run(self, sequence: int, ends: Sequence[int]) -> None:
-        """Prefill HISTORY up to the last of `ends`, and keep it at each of them."""
-        self.driver.engine.start(sequence, 128)
-        for start, stop in pairwise((0, *ends)):
-            part = tokens(HISTORY[start:stop])
-            assert not self.driver.step(PrefillChunk(sequence, start, part)).failed
-            self.keep(sequence, HISTORY[:stop])
+OTHER_BATCH, OTHER_CACHE = 5e-5, 1e-4
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +61,20 @@ def test_the_probe_knows_every_cache_of_the_model(engine: MLXEngine, shape: str)
     assert engine.batching.mode == expected.batching
     assert not engine.card.spec.whole
     assert len(engine.card.notes) == (expected.batching == "single")
+
+
+def test_the_model_says_what_it_says_with_mlx_lms_own_caches(driver: Driver) -> None:
+    """In chunks and one by one, until every window has long been full."""
+    model = driver.engine._loaded.forward._model
+    with listening() as heard:
+        driver.begin(1, HISTORY, chunk=9)
+        said = [*driver.decode(1, steps=20)[0]]
+    cache = make_prompt_cache(model)
+    for start in range(0, len(HISTORY), 9):
+        logits = model(mx.array([HISTORY[start : start + 9]]), cache=cache)
+    for token, ours in zip([int(heard[0].argmax()), *said], heard, strict=True):
+        assert np.abs(np.array(logits[0, -1]) - ours[0]).max() <= OTHER_CACHE
+        logits = model(mx.array([[token]]), cache=cache)
 
 
 @pytest.mark.parametrize("end", [*ENDS, 13])
@@ -193,6 +146,28 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(driver: Driver) -> None:
         assert np.abs(by_sequence[:, n] - logits).max() <= OTHER_BATCH
 
 
+def test_what_is_read_from_disk_by_another_process_goes_on_like_what_was_live(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """One process for all architectures; each is restored where a window is full, and before."""
+    live: dict[str, Logits] = {}
+    for name, folder in folders.items():
+        driver = Driver(MLXEngine.load(folder, b"tiny", name))
+        for end in RESTORED_AT:
+            store = DiskSegmentStore.open(tmp_path / f"{name}.{end}", tmp_path / "aside")
+            parking = Parking(driver, store)
+            parking.run(1, [one for one in ENDS if one <= end])
+            parking.store_all()
+            store.close()
+            live[f"{name}.{end}"] = _goes_on(driver, 1, end)[0]
+            driver.engine.drop(1)
+        driver.engine.close()
+    restored = restored_elsewhere(folders, tmp_path, ENDS)
+    assert restored.keys() == live.keys()
+    for run, logits in live.items():
+        assert np.array_equal(restored[run], logits), run
+
+
 @settings(max_examples=8)
 @given(
     ends=st.sets(st.integers(1, len(HISTORY)), min_size=1, max_size=5),
@@ -258,13 +233,7 @@ def test_what_a_segment_takes_is_what_the_spec_says(driver: Driver) -> None:
     spec, parking = driver.engine.card.spec, Parking(driver)
     parking.run(1, ENDS)
     for segment in parking.segments:
-        windows = sum(
-            min(layer.window or 0, len(segment)) * layer.row_items * 4
-            for layer in spec.layers
-            if layer.kind is LayerKind.WINDOW
-        )
-        expected = len(segment) * spec.row_bytes + windows + spec.state_bytes
-        assert parking.warm[segment.key].nbytes == expected
+        assert parking.warm[segment.key].nbytes == native_bytes(spec, len(segment))
 
 
 def test_a_long_sequence_holds_no_more_of_windows_and_states_than_a_short_one(
@@ -287,8 +256,8 @@ def _goes_on(driver: Driver, sequence: int, start: int) -> tuple[Logits, Rows]:
     """The logits that a sequence gives from there, and its rows then."""
     with listening() as heard:
         driver.prefill(sequence, SUFFIX, start, chunk=4)
-        driver.decode(sequence, steps=12)
-    stop = start + len(SUFFIX) + 12
+        driver.decode(sequence, steps=STEPS)
+    stop = start + len(SUFFIX) + STEPS
     return np.concatenate(heard), copied(driver.engine.export(sequence, 0, stop))
 
 
