@@ -66,7 +66,7 @@ SMALL = Scale(
     disk_rounds=2,
     tiny=300,
     huge=4_000,
-    sustained=60.0,
+    sustained=90.0,
     limit=300.0,
 )
 SCALES = {"small": SMALL, "full": FULL, "soak": evolve(FULL, sustained=3_600.0, limit=7_200.0)}
