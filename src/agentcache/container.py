@@ -7,7 +7,6 @@ from pathlib import Path
 from dependency_injector import containers, providers
 
 from agentcache.adapters.clock import SystemClock
-from agentcache.adapters.codecs import codec
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
 from agentcache.adapters.disk.home import Home
 from agentcache.adapters.disk.segments import DiskSegmentStore
@@ -18,6 +17,7 @@ from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
 from agentcache.model_shelf import ModelShelf
+from agentcache.plugins import codec, made, parse_adapters, plugged
 from agentcache.ports.engine import Engine, ModelCard
 from agentcache.ports.grammar import Grammars
 from agentcache.ports.model_source import ModelFolder
@@ -34,6 +34,9 @@ def no_progress(_done: int, _total: int | None, _stage: str) -> None:
 
 def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engine:
     """Load the model with MLX, the BLAS first: it has to be there before MLX is."""
+    if name := parse_adapters(settings.adapters).get("engine"):
+        plugged_in: Engine = made("engine", name, folder, settings)
+        return plugged_in
     from agentcache.adapters.mlx import blas
 
     status = blas.load(enabled=settings.cpu_path, cache_dir=cache_dir)
@@ -43,14 +46,17 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
         log.warning("%s: %s", status.message, status.remedy)
     cores = settings.threads or os.cpu_count() or 1
     threads = BlasThreads(prefill=cores, decode=1)
-    name = Path(folder.ref).name if os.sep in folder.ref else folder.ref
+    called = Path(folder.ref).name if os.sep in folder.ref else folder.ref
     return MLXEngine.load(
-        folder.path, folder.digest, name, cpu_path=settings.cpu_path, threads=threads
+        folder.path, folder.digest, called, cpu_path=settings.cpu_path, threads=threads
     )
 
 
-def open_tokenizer(folder: ModelFolder) -> Tokenizer:
+def open_tokenizer(folder: ModelFolder, settings: Settings) -> Tokenizer:
     """The model's own tokenizer and chat template."""
+    if name := parse_adapters(settings.adapters).get("tokenizer"):
+        plugged_in: Tokenizer = made("tokenizer", name, folder, settings)
+        return plugged_in
     from agentcache.adapters.mlx import tokenizer
 
     return tokenizer.load(folder.path)
@@ -82,20 +88,40 @@ class Container(containers.DeclarativeContainer):
     settings = providers.Dependency(instance_of=Settings)
     progress = providers.Object(no_progress)
 
-    clock = providers.Singleton(SystemClock)
-    telemetry = providers.Singleton(PrometheusTelemetry)
+    clock = providers.Singleton(plugged, "clock", settings.provided.adapters, SystemClock)
+    telemetry = providers.Singleton(
+        plugged, "telemetry", settings.provided.adapters, PrometheusTelemetry
+    )
     home = providers.Singleton(Home.open, settings.provided.home)
-    model_source = providers.Singleton(LocalModelSource, settings.provided.home)
+    model_source = providers.Singleton(
+        plugged,
+        "model_source",
+        settings.provided.adapters,
+        providers.Factory(LocalModelSource, settings.provided.home).provider,
+        providers.List(settings.provided.home),
+    )
     model = providers.Singleton(
         model_source.provided.resolve.call(settings.provided.model, progress)
     )
     codec = providers.Singleton(codec, settings.provided.codec)
     segments = providers.Singleton(
-        DiskSegmentStore.open, home.provided.segments, home.provided.quarantine
+        plugged,
+        "segments",
+        settings.provided.adapters,
+        providers.Factory(
+            DiskSegmentStore.open, home.provided.segments, home.provided.quarantine
+        ).provider,
+        providers.List(home.provided.path),
     )
-    sessions = providers.Singleton(SqliteSessionStore.open, home.provided.catalogue)
+    sessions = providers.Singleton(
+        plugged,
+        "sessions",
+        settings.provided.adapters,
+        providers.Factory(SqliteSessionStore.open, home.provided.catalogue).provider,
+        providers.List(home.provided.path),
+    )
     load_engine = providers.Factory(open_model, model, settings, home.provided.path)
-    load_tokenizer = providers.Factory(open_tokenizer, model)
+    load_tokenizer = providers.Factory(open_tokenizer, model, settings)
 
     budgets = providers.Factory(
         Budgets, memory=settings.provided.memory_budget, disk=settings.provided.disk_cap
@@ -123,6 +149,6 @@ class Container(containers.DeclarativeContainer):
         open_engine=providers.Factory(
             open_model, settings=settings, cache_dir=home.provided.path
         ).provider,
-        open_tokenizer=open_tokenizer,
+        open_tokenizer=providers.Factory(open_tokenizer, settings=settings).provider,
     )
     service = providers.Singleton(Service, loop, clock, settings.provided.queue_timeout, shelf)

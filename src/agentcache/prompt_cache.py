@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from attrs import define, frozen
 
-from agentcache.adapters.codecs import codec as codec_of
 from agentcache.adapters.disk.home import Home
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.domain.tokens import Tokens, tokens
+from agentcache.plugins import codec as codec_of
 from agentcache.ports.codec import Codec
 from agentcache.prefixes import Kept, Origin, PrefixStore
 from agentcache.rows_by_model import Caps, RowsByModel, folder_digest, opened_store
@@ -121,7 +121,8 @@ def prompt_caches(
     from as it is, that of the folder's files, which is remembered; else that of the weights in
     memory, each of which is read once. `memory` and `disk` cap what encoded rows take; sizes like
     "256MiB". Raises HomeLocked when another process has the home, HomeError, ModelError when a
-    cache class of the model is not supported, ValueError for an unknown codec or a wrong size.
+    cache class of the model is not supported, AdapterError for an unknown codec,
+    ValueError for a wrong size.
     """
     from agentcache.adapters.mlx.prompt_cache import PromptCacheAdapter, rows_digest
     from agentcache.adapters.mlx.weights_digest import weights_digest

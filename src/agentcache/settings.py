@@ -19,6 +19,8 @@ from typed_settings.converters import Converter
 from typed_settings.exceptions import TsError
 from typed_settings.loaders import FileFormat, Loader
 
+from agentcache import plugins
+
 ENV_PREFIX = "AGENTCACHE_"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _UNITS = {"": 1, "B": 1} | {
@@ -127,6 +129,18 @@ def _origins(_instance: object, attribute: "Attribute[str]", value: str) -> None
             raise ValueError(problem)
 
 
+def _known_codec(_instance: object, attribute: "Attribute[str]", value: str) -> None:
+    if value not in plugins.BUNDLED_CODECS:
+        _one_of(*plugins.BUNDLED_CODECS, *plugins.offered("codec"))(_instance, attribute, value)
+
+
+def _adapters(_instance: object, attribute: "Attribute[str]", value: str) -> None:
+    try:
+        plugins.parse_adapters(value)
+    except ValueError as error:
+        raise ValueError(f"{attribute.name}: {error}") from None
+
+
 _COUNT = _between(1, 2**31)
 _SECONDS = _between(0.0, 86_400.0)
 _ROOM = _between(Bytes(1_000_000), Bytes(2**50))
@@ -186,8 +200,15 @@ class Settings:
     )
     codec: str = field(
         default="native",
-        validator=_one_of("native", "f16", "q8", "q4", "k8v4"),
-        metadata=_help("How rows are encoded in RAM and on disk: native, f16, q8, q4 or k8v4."),
+        validator=_known_codec,
+        metadata=_help(
+            "How rows are encoded in RAM and on disk: native, f16, q8, q4, k8v4 or a plug-in's."
+        ),
+    )
+    adapters: str = field(
+        default="",
+        validator=_adapters,
+        metadata=_help("Plug-ins to use instead of what is bundled: PORT=NAME, with commas."),
     )
     memory_budget: Bytes = field(
         factory=quarter_of_memory,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentcache.domain.errors import HomeLocked, InvalidRequest, ModelError
+from agentcache.domain.errors import AdapterError, HomeLocked, InvalidRequest, ModelError
 from agentcache.prompt_cache import Found, PromptCaches, prompt_caches
 from tests.tiny_models import tiny_llama
 
@@ -288,7 +288,7 @@ def test_closed_caches_refuse_everything(loaded, home: Path) -> None:
 
 
 def test_an_unknown_codec_leaves_the_home_alone(loaded, home: Path) -> None:
-    with pytest.raises(ValueError, match="there is no codec 'zip'"):
+    with pytest.raises(AdapterError, match="codec 'zip': there is none"):
         prompt_caches(loaded[0], home=home, codec="zip")
     assert not home.exists()
 

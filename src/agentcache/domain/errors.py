@@ -14,6 +14,7 @@ AgentCacheError
 ├── TurnCancelled           the client went away
 ├── TurnFailed              the engine failed on this sequence (and on no other)
 ├── ModelError              a model reference that cannot be resolved or loaded
+├── AdapterError            a plug-in that is not there, or does not work
 ├── HomeError               the home directory cannot be used
 │   └── HomeLocked          another process owns it
 ├── SegmentUnusable         a stored segment that must be treated as a miss
@@ -171,6 +172,20 @@ class ModelError(AgentCacheError):
 
     def __str__(self) -> str:
         return f"model {self.ref!r}: {self.problem}{'. ' + self.remedy if self.remedy else ''}"
+
+
+@frozen(str=False)
+class AdapterError(AgentCacheError):
+    """The adapter `name` of `port` cannot be used because of `problem`."""
+
+    port: str
+    name: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        told = f"{self.port} {self.name!r}: {self.problem}"
+        return f"{told}. {self.remedy}" if self.remedy else told
 
 
 @frozen(str=False)
