@@ -193,3 +193,34 @@ SHAPES: dict[str, Shape] = {
         {**_LLAMA4, "model_type": "llama4_text", "no_rope_layers": [1, 1, 1, 0]},
     ),
 }
+
+# Architectures with caches of their own making.
+UNKNOWN: dict[str, Shape] = {
+    "deepseek_v41": Shape(
+        "3 whole",
+        "single",
+        {
+            "model_type": "deepseek_v41",
+            "hidden_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "head_dim": 32,
+            "q_lora_rank": 24,
+            "qk_rope_head_dim": 8,
+            "o_groups": 2,
+            "o_lora_rank": 16,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+            "compress_ratios": [1, 4, 4],
+            "kv_source_layer_ids": [0, 1, 1],
+            "index_source_layer_ids": [0, 1, 1],
+            "index_n_heads": 2,
+            "index_head_dim": 32,
+            "index_topk": 4,
+            "max_position_embeddings": 4096,
+            "hc_mult": 2,
+        },
+    ),
+}

@@ -39,7 +39,7 @@ class RaggedLeaf:
         on_host = [leaf for leaf in found if isinstance(leaf, BufferLeaf | BufferWindow)]
         if len(on_host) == len(found):
             return cls(on_host, offset)
-        if all(isinstance(leaf, KVCache | ArrayWindow) for leaf in found):
+        if all(type(leaf) in (KVCache, ArrayWindow) for leaf in found):
             return cls(cast(tuple[DeviceLeaf, ...], found), offset)
         raise TypeError(f"{type(found[0]).__name__} cannot be in a ragged batch")
 
