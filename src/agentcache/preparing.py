@@ -33,7 +33,8 @@ class Ask:
 
     `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
     `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. The answer is kept to
-    `structure`; unless it `calls`, what looks like a tool call is text.
+    `structure`; unless it `calls`, what looks like a tool call is text, and unless `several`, the
+    first call is the end of it.
     """
 
     identity: Identity
@@ -46,6 +47,7 @@ class Ask:
     priority: int = 0
     when_busy: WhenBusy = "wait"
     calls: bool = True
+    several: bool = True
     structure: Structure | Grammar | None = None
 
     @property
@@ -63,10 +65,12 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
     if identity.exclusive and identity.name is not None:
         check_name(identity.name)
     root, turn = conductor.root(identity.tenant), uuid4().hex
-    reading = Reading(conductor.tokenizer.answer_format(), ask.tools, turn)
     named = _named(registry, identity, root)
     messages = as_said(ask.conversation.messages, registry, identity.tenant, root, named)
     prompt, known = _prompt(ask, conductor, root, evolve(ask.conversation, messages=messages))
+    form = conductor.tokenizer.answer_format()
+    opened = form.opens(prompt.generation_prompt())
+    reading = Reading(form, ask.tools, turn, opened, single=not ask.several)
     return TurnRequest(
         id=turn,
         identity=identity,
@@ -124,7 +128,7 @@ def _guide(
     if grammars is None:
         raise InvalidRequest("this service cannot keep answers to a grammar")
     if not isinstance(structure, Grammar):
-        structure = grammar(structure, reading.format, reading.tools, grammars.spelled)
+        structure = grammar(structure, reading, grammars.spelled)
     return grammars.guide(structure)
 
 

@@ -101,6 +101,10 @@ class Service(Agents):
         """The names of the models that turns can be asked of."""
         return (self.model.name,)
 
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token of the model. Raises Unavailable while there is none."""
+        return self._loop.conductor.tokenizer.piece(token)
+
     async def begin(self, ask: Ask) -> RunningTurn:
         """Start a turn; returns once it has its place and what could be restored is restored.
 

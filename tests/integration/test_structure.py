@@ -37,47 +37,52 @@ FORMS = {
     ),
     "tags of text": AnswerFormat(("[T]", "[/T]"), ("[CALL]", "[/CALL]"), parse_calls),
     "no end": AnswerFormat(None, ("[CALL]", ""), parse_calls),
-    "a thought that is begun": AnswerFormat(
-        ("<think>", "</think>"), ("<tool_call>", "</tool_call>"), parse_calls, opened=True
-    ),
+}
+READINGS = {name: Reading(form, TOOLS, "turn") for name, form in FORMS.items()} | {
+    f"{name}, in a thought": Reading(form, TOOLS, "turn", opened=True)
+    for name, form in FORMS.items()
+    if form.thinks
 }
 
 
-def answered(structure: Structure, form: AnswerFormat, random: Random) -> list[Piece]:
+def answered(structure: Structure, reading: Reading, random: Random) -> list[Piece]:
     """What comes of picking any of the allowed tokens, the shortest way out in the end."""
-    guide = GRAMMARS.guide(grammar(structure, form, TOOLS, LEXICON.spelled))
+    guide = GRAMMARS.guide(grammar(structure, reading, LEXICON.spelled))
     text, detokenizer = "", TOKENIZER.detokenizer()
     for step in range(2000):
         mask = guide.allowed()
         free = [token for token in range(len(LEXICON.pieces)) if mask[token // 8] >> token % 8 & 1]
-        token = END if END in free and step > 3 else random.choice(_towards_the_end(free, text))
+        token = (
+            END
+            if END in free and step > 3
+            else random.choice(_towards_the_end(free, text, reading.opened))
+        )
         if token == END:
-            reader = Reading(form, TOOLS, "turn").reader()
+            reader = reading.reader()
             return [*reader.push(text), *reader.finish()]
         text += detokenizer.add(token)
         guide.accept(token)
     pytest.fail(f"no end: {text!r}")
 
 
-def _towards_the_end(free: list[int], text: str) -> list[int]:
+def _towards_the_end(free: list[int], text: str, opened: bool) -> list[int]:
     """After a while, what closes thoughts, strings and objects; in this order."""
     if len(text) < 40:
         return free
     size = next(size for size in (3, 2, 1, 0) if text.endswith("[/T]"[:size]))
-    thinks = "[T]" in text and "[/T]" not in text
-    ends = "[/T]"[size].encode() if thinks else b'"'
+    ends = "[/T]"[size].encode() if opened and "[/T]" not in text else b'"'
     for closing in ({b"</think>", b"</tool_call>"}, {ends}, {b"}"}):
         if found := [token for token in free if LEXICON.pieces[token] in closing]:
             return found
     return free
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS.keys())
 @pytest.mark.parametrize("seed", range(8))
 def test_a_forced_call_can_be_read_and_fits_the_schema_of_its_tool(
-    form: AnswerFormat, seed: int
+    reading: Reading, seed: int
 ) -> None:
-    pieces = answered(CalledTools(), form, Random(seed))
+    pieces = answered(CalledTools(), reading, Random(seed))
     calls = [piece.call for piece in pieces if isinstance(piece, Call)]
     assert calls
     assert not [piece for piece in pieces if isinstance(piece, Text) and piece.text.strip()]
@@ -89,29 +94,29 @@ def test_a_forced_call_can_be_read_and_fits_the_schema_of_its_tool(
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_named_tool_is_called_once_if_only_one_call_is_wanted(seed: int) -> None:
-    form = FORMS["tags of control tokens"]
-    pieces = answered(CalledTools(("look",), several=False), form, Random(seed))
+    reading = READINGS["tags of control tokens"]
+    pieces = answered(CalledTools(("look",), several=False), reading, Random(seed))
     calls = [piece.call.name for piece in pieces if isinstance(piece, Call)]
     assert calls == ["look"]
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS.keys())
 @pytest.mark.parametrize("seed", range(8))
-def test_a_json_answer_fits_its_schema(form: AnswerFormat, seed: int) -> None:
+def test_a_json_answer_fits_its_schema(reading: Reading, seed: int) -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer", "maximum": 99}, "s": {"type": "string"}},
         "required": ["n", "s"],
         "additionalProperties": False,
     }
-    pieces = answered(JsonAnswer(schema), form, Random(seed))
+    pieces = answered(JsonAnswer(schema), reading, Random(seed))
     assert all(isinstance(piece, Text | Thought) for piece in pieces)
     found = json.loads("".join(one.text for one in pieces if isinstance(one, Text)))
     assert set(found) == {"n", "s"}
 
 
 def test_white_space_between_the_parts_of_json_is_not_free() -> None:
-    guide = GRAMMARS.guide(grammar(JsonAnswer(ANY_OBJECT), AnswerFormat(), (), LEXICON.spelled))
+    guide = GRAMMARS.guide(grammar(JsonAnswer(ANY_OBJECT), Reading(), LEXICON.spelled))
     guide.accept(ord("{"))
     mask = guide.allowed()
     assert not [char for char in b" \n\t" if mask[char // 8] >> char % 8 & 1]
@@ -123,4 +128,13 @@ def test_white_space_between_the_parts_of_json_is_not_free() -> None:
 )
 def test_a_tool_that_there_is_not_cannot_be_called_for(wanted: CalledTools, tools: Tools) -> None:
     with pytest.raises(InvalidRequest, match="could be called"):
-        grammar(wanted, FORMS["no end"], tools, LEXICON.spelled)
+        grammar(wanted, Reading(FORMS["no end"], tools), LEXICON.spelled)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_json_or_calls_is_one_or_the_other(seed: int) -> None:
+    reading = READINGS["tags of control tokens"]
+    schema = {"type": "integer", "maximum": 9, "minimum": 0}
+    pieces = answered(JsonAnswer(schema, calls=True), reading, Random(seed))
+    kinds = {type(piece) for piece in pieces}
+    assert kinds in ({Text}, {Call})

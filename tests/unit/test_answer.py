@@ -70,8 +70,23 @@ def test_a_thought_is_told_from_what_is_said_after_it() -> None:
 
 
 def test_an_answer_may_begin_within_a_thought() -> None:
-    opened = AnswerFormat(("<think>", "</think>"), opened=True)
-    assert read("hm</think>Hi", Reading(opened)) == [Thought("hm"), Text("Hi")]
+    opened = Reading(FORM, opened=True)
+    assert read("hm</think>Hi", opened) == [Thought("hm"), Text("Hi")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opens"),
+    [("a<think>\n", True), ("a<think></think>", False), ("</think><think>", True), ("a", False)],
+)
+def test_a_generation_prompt_may_begin_a_thought(prompt: str, opens: bool) -> None:
+    assert FORM.opens(prompt) is opens
+    assert not PLAIN.opens(prompt)
+
+
+def test_where_one_call_is_wanted_the_rest_is_left_out() -> None:
+    single = Reading(FORM, TOOLS, "turn", single=True)
+    text = f"Wait.<call>[{CALL}, {CALL}]</call>Done.<call>{CALL}</call>"
+    assert read(text, single) == [Text("Wait."), call(0)]
 
 
 def test_a_thought_that_is_cut_off_is_a_thought() -> None:

@@ -5,7 +5,7 @@ text in pieces, as it is sampled, and gives out what it means. What it gives out
 how the text is cut into pieces.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 from attrs import define, field, frozen
@@ -48,13 +48,17 @@ class AnswerFormat:
 
     `thinks` and `calls` are the beginning and the end of a thought and of calls; an end of "" is
     that of the answer. `parse` reads what is between: it raises ValueError for what is no call.
-    With `opened` the prompt has begun a thought already, and the answer goes on within it.
     """
 
     thinks: tuple[str, str] | None = None
     calls: tuple[str, str] | None = None
     parse: ParseCalls = field(default=lambda _text, _tools: (), eq=False, repr=False)
-    opened: bool = False
+
+    def opens(self, prompt: str) -> bool:
+        """Whether a generation prompt begins a thought, and leaves it to the answer to end it."""
+        if self.thinks is None:
+            return False
+        return prompt.rfind(self.thinks[0]) > prompt.rfind(self.thinks[1])
 
 
 PLAIN = AnswerFormat()
@@ -62,11 +66,17 @@ PLAIN = AnswerFormat()
 
 @frozen
 class Reading:
-    """How one turn's answer is read; `tools` are those it may call, `seed` makes ids of calls."""
+    """How one turn's answer is read; `tools` are those it may call, `seed` makes ids of calls.
+
+    With `opened` the answer begins within a thought. With `single` it makes one call at most: what
+    comes after that is left out.
+    """
 
     format: AnswerFormat = PLAIN
     tools: Tools = ()
     seed: str = ""
+    opened: bool = False
+    single: bool = False
 
     def reader(self) -> "AnswerReader":
         """A reader at the beginning of the answer."""
@@ -100,23 +110,32 @@ class AnswerReader:
     _within: str = field(default="text", init=False)
     _calls: int = field(default=0, init=False)
     _strip: bool = field(default=False, init=False)
+    _over: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._within = "thought" if self._reading.format.opened else "text"
+        self._within = "thought" if self._reading.opened else "text"
 
     def push(self, text: str) -> list[Piece]:
         """Take more of the answer; what is certain of it by now."""
         self._held += text
-        return list(self._pieces())
+        return self._wanted(self._pieces())
 
     def finish(self) -> list[Piece]:
         """The answer is over: what was held back."""
         rest, self._held = self._held, ""
         if self._within == "call":
-            return list(self._called(rest, "") if rest.strip() else ())
-        return list(self._told(rest))
+            return self._wanted(self._called(rest, "") if rest.strip() else ())
+        return self._wanted(self._told(rest))
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _wanted(self, pieces: Iterable[Piece]) -> list[Piece]:
+        found = []
+        for piece in pieces:
+            if not self._over:
+                found.append(piece)
+                self._over = self._reading.single and isinstance(piece, Call)
+        return found
 
     def _pieces(self) -> Iterator[Piece]:
         while (found := self._first_marker()) is not None:

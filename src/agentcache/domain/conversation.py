@@ -37,10 +37,14 @@ class Message:
 
 @frozen
 class Conversation:
-    """All that is rendered into one prompt. `tools` are JSON objects in the order given."""
+    """All that is rendered into one prompt. `tools` are JSON objects in the order given.
+
+    `effort` is how much a model that thinks shall do so ("none": not at all), where it can be told.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Json], ...] = field(default=())
+    effort: str | None = None
 
 
 def turn_starts(messages: Sequence[Message]) -> tuple[int, ...]:

@@ -126,13 +126,22 @@ class Prompt:
 
     def before_answer(self) -> "Prompt":
         """Without the generation prompt; as it is where that has no spans of its own."""
+        count = self._spans_before_answer()
+        if count is None:
+            return self
+        return evolve(self, spans=self.spans[:count], tokens=self.tokens[: self.body])
+
+    def generation_prompt(self) -> str:
+        """What the template makes the answer begin with; "" where it has no spans of its own."""
+        count = self._spans_before_answer()
+        return "" if count is None else "".join(span.text for span in self.spans[count:])
+
+    def _spans_before_answer(self) -> int | None:
         length = count = 0
         while count < len(self.spans) and length < self.body:
             length += len(self.spans[count].ids)
             count += 1
-        if not count or length != self.body:
-            return self
-        return evolve(self, spans=self.spans[:count], tokens=self.tokens[:length])
+        return count if count and length == self.body else None
 
 
 @frozen

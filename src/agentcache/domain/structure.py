@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
-from agentcache.domain.answer import AnswerFormat, Tools
+from agentcache.domain.answer import AnswerFormat, Reading, Tools
 from agentcache.domain.conversation import Json
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Grammar
@@ -22,9 +22,10 @@ Spell = Callable[[str], str]  # a text, as Lark: its control tokens by id, all e
 
 @frozen
 class JsonAnswer:
-    """The answer is a JSON text that `schema` (JSON Schema) describes."""
+    """The answer is a JSON text that `schema` (JSON Schema) describes, or with `calls`, tools."""
 
     schema: Mapping[str, Json]
+    calls: bool = False
 
 
 @frozen
@@ -38,17 +39,22 @@ class CalledTools:
 Structure = JsonAnswer | CalledTools
 
 
-def grammar(structure: Structure, form: AnswerFormat, tools: Tools, spell: Spell) -> Grammar:
-    """`structure` as what a model with this format is kept to.
+def grammar(structure: Structure, reading: Reading, spell: Spell) -> Grammar:
+    """`structure` as what an answer that is read so is kept to.
 
     Raises InvalidRequest when a tool is called for that there is not.
     """
-    rules = ["start: thought answer" if form.opened else "start: answer"]
-    if isinstance(structure, JsonAnswer):
-        rules.append(f"answer: {_json(structure.schema)}")
+    form, tools = reading.format, reading.tools
+    begun = reading.opened and form.thinks is not None
+    rules = ["start: thought answer" if begun else "start: answer"]
+    if isinstance(structure, CalledTools):
+        rules += ["answer: calls", *_calls(structure, form, tools, spell)]
+    elif structure.calls and tools and form.calls is not None:
+        rules += ["answer: json | calls", f"json: {_json(structure.schema)}"]
+        rules += _calls(CalledTools(several=not reading.single), form, tools, spell)
     else:
-        rules += _calls(structure, form, tools, spell)
-    if form.opened and form.thinks is not None:
+        rules.append(f"answer: {_json(structure.schema)}")
+    if begun and form.thinks is not None:
         rules += _thinking(form.thinks, spell)
     return Grammar("\n".join(rules))
 
@@ -59,7 +65,7 @@ def _calls(wanted: CalledTools, form: AnswerFormat, tools: Tools, spell: Spell) 
     begin, end = form.calls
     asked = _asked(wanted.names, tools)
     several = wanted.several and bool(end)  # else nothing tells where the first one ends
-    rules = [f"answer: call{' (SEPARATOR call)*' if several else ''}", 'SEPARATOR: "\\n"']
+    rules = [f"calls: call{' (SEPARATOR call)*' if several else ''}", 'SEPARATOR: "\\n"']
     rules.append("call: " + " | ".join(f"call_{at}" for at in range(len(asked))))
     for at, function in enumerate(asked):
         name = json.dumps(function["name"], ensure_ascii=False)

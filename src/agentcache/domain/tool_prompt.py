@@ -33,7 +33,7 @@ def tools_in_words(conversation: Conversation) -> Conversation:
     if messages and messages[0].role in ("system", "developer"):
         first, messages = messages[0], messages[1:]
         told = f"{first.content}\n\n{told}" if first.content else told
-    return Conversation((Message("system", told), *messages))
+    return evolve(conversation, messages=(Message("system", told), *messages), tools=())
 
 
 def calls_in_words(conversation: Conversation) -> Conversation:

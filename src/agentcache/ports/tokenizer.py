@@ -45,6 +45,10 @@ class Tokenizer(Protocol):
         """The text of a control token; None when `token` is an ordinary one."""
         ...
 
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token by itself, a control token's spelling."""
+        ...
+
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer."""
         ...

@@ -77,6 +77,9 @@ class MemoryTokenizer:
     def control(self, token: int) -> str | None:
         return _TEXTS.get(token)
 
+    def piece(self, token: int) -> bytes:
+        return _TEXTS[token].encode() if token in _TEXTS else _PIECES[token]
+
     def detokenizer(self) -> Detokenizer:
         return _Detokenizer()
 

@@ -69,7 +69,11 @@ class ChatTemplate:
         )
 
     def render(
-        self, messages: Sequence[Fields], tools: Sequence[Fields], generation_prompt: bool
+        self,
+        messages: Sequence[Fields],
+        tools: Sequence[Fields],
+        generation_prompt: bool,
+        effort: str | None = None,
     ) -> str:
         """The conversation as text. Raises InvalidRequest when the template refuses it."""
         template = self.tool_use if tools else self.default
@@ -80,12 +84,21 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=generation_prompt,
                 **self.variables,
+                **_thinking(effort),
             )
         except _Refused as refusal:
             raise InvalidRequest(str(refusal), "messages") from refusal
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             problem = f"the model's chat template cannot render this conversation: {error}"
             raise InvalidRequest(problem, "messages") from error
+
+
+def _thinking(effort: str | None) -> dict[str, object]:
+    """The variables by which templates are told how much to think: Qwen's, and that of gpt-oss."""
+    if effort is None:
+        return {}
+    told = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)
+    return {"enable_thinking": effort != "none", "reasoning_effort": told}
 
 
 class _Refused(TemplateError):

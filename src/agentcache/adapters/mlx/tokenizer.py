@@ -86,7 +86,7 @@ class MLXTokenizer:
         )
         return evolve(
             tokenizer,
-            format=evolve(form, opened=_opens_thought(tokenizer, form)),
+            format=form,
             arguments=_arguments(tokenizer),
             shows_tools=_shows_tools(tokenizer),
             shows_calls=_shows_calls(tokenizer),
@@ -100,7 +100,8 @@ class MLXTokenizer:
         if not self.shows_tools:
             conversation = tools_in_words(conversation)
         fields = said(conversation, self.spellings, self.arguments)
-        text = self.template.render(fields.messages, fields.tools, generation_prompt)
+        effort = conversation.effort
+        text = self.template.render(fields.messages, fields.tools, generation_prompt, effort)
         pieces = list(self.spellings.split(text, fields.mark))
         return labelled(pieces, conversation, self.spellings, generation_prompt)
 
@@ -114,6 +115,11 @@ class MLXTokenizer:
 
     def control(self, token: int) -> str | None:
         return self._control.get(token)
+
+    def piece(self, token: int) -> bytes:
+        if self.decoding.piece is not None:
+            return self.decoding.piece(token)
+        return self.decoding.backend.decode([token], skip_special_tokens=False).encode()
 
     def detokenizer(self) -> Detokenizer:
         return self.decoding.stream()
@@ -217,15 +223,6 @@ def _shows_calls(tokenizer: MLXTokenizer) -> bool:
         Message("tool", _PROBE, tool_call_id=call.id),
     )
     return _text(tokenizer, Conversation(asked)).count(_PROBE) == 2
-
-
-def _opens_thought(tokenizer: MLXTokenizer, form: AnswerFormat) -> bool:
-    """Whether the generation prompt begins a thought, and leaves it to the model to end it."""
-    if form.thinks is None:
-        return False
-    begin, end = form.thinks
-    text = _text(tokenizer, Conversation((Message("user", "x"),)))
-    return text.rfind(begin) > text.rfind(end)
 
 
 def _text(tokenizer: MLXTokenizer, conversation: Conversation) -> str:
