@@ -15,7 +15,14 @@ def install(
     folder.mkdir(parents=True, exist_ok=True)
     module = name.replace("-", "_")
     (folder / f"{module}.py").write_text(source)
-    info = folder / f"{module}-1.0.dist-info"
+    write_entry_points(folder, name, entries)
+    monkeypatch.syspath_prepend(folder)
+
+
+def write_entry_points(folder: Path, name: str, entries: Entries) -> None:
+    """What an installer leaves in `folder` of the package `name` 1.0 beside its modules."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     lines = [
@@ -24,4 +31,3 @@ def install(
         for line in (f"[{group}]", *(f"{key} = {value}" for key, value in offered.items()))
     ]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    monkeypatch.syspath_prepend(folder)
