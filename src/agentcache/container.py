@@ -17,7 +17,7 @@ from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
 from agentcache.model_shelf import ModelShelf
-from agentcache.plugins import codec, made, parse_adapters, plugged
+from agentcache.plugins import codec, made, parse_choices, plugged
 from agentcache.ports.engine import Engine, ModelCard
 from agentcache.ports.grammar import Grammars
 from agentcache.ports.model_source import ModelFolder
@@ -34,7 +34,7 @@ def no_progress(_done: int, _total: int | None, _stage: str) -> None:
 
 def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engine:
     """Load the model with MLX, the BLAS first: it has to be there before MLX is."""
-    if name := parse_adapters(settings.adapters).get("engine"):
+    if name := parse_choices(settings.plugins).get("engine"):
         plugged_in: Engine = made("engine", name, folder, settings)
         return plugged_in
     from agentcache.adapters.mlx import blas
@@ -54,7 +54,7 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
 
 def open_tokenizer(folder: ModelFolder, settings: Settings) -> Tokenizer:
     """The model's own tokenizer and chat template."""
-    if name := parse_adapters(settings.adapters).get("tokenizer"):
+    if name := parse_choices(settings.plugins).get("tokenizer"):
         plugged_in: Tokenizer = made("tokenizer", name, folder, settings)
         return plugged_in
     from agentcache.adapters.mlx import tokenizer
@@ -88,15 +88,15 @@ class Container(containers.DeclarativeContainer):
     settings = providers.Dependency(instance_of=Settings)
     progress = providers.Object(no_progress)
 
-    clock = providers.Singleton(plugged, "clock", settings.provided.adapters, SystemClock)
+    clock = providers.Singleton(plugged, "clock", settings.provided.plugins, SystemClock)
     telemetry = providers.Singleton(
-        plugged, "telemetry", settings.provided.adapters, PrometheusTelemetry
+        plugged, "telemetry", settings.provided.plugins, PrometheusTelemetry
     )
     home = providers.Singleton(Home.open, settings.provided.home)
     model_source = providers.Singleton(
         plugged,
         "model_source",
-        settings.provided.adapters,
+        settings.provided.plugins,
         providers.Factory(LocalModelSource, settings.provided.home).provider,
         providers.List(settings.provided.home),
     )
@@ -107,7 +107,7 @@ class Container(containers.DeclarativeContainer):
     segments = providers.Singleton(
         plugged,
         "segments",
-        settings.provided.adapters,
+        settings.provided.plugins,
         providers.Factory(
             DiskSegmentStore.open, home.provided.segments, home.provided.quarantine
         ).provider,
@@ -116,7 +116,7 @@ class Container(containers.DeclarativeContainer):
     sessions = providers.Singleton(
         plugged,
         "sessions",
-        settings.provided.adapters,
+        settings.provided.plugins,
         providers.Factory(SqliteSessionStore.open, home.provided.catalogue).provider,
         providers.List(home.provided.path),
     )

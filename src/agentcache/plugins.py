@@ -39,7 +39,7 @@ _PORTS: Mapping[str, tuple[str, type]] = MappingProxyType(
 BUNDLED_CODECS = ("native", "f16", "q8", "q4", "k8v4")
 
 
-def parse_adapters(text: str) -> Mapping[str, str]:
+def parse_choices(text: str) -> Mapping[str, str]:
     """Read `PORT=NAME,PORT=NAME`. Raises ValueError, saying what to write, for anything else."""
     chosen: dict[str, str] = {}
     for part in filter(None, (word.strip() for word in text.split(","))):
@@ -61,13 +61,13 @@ def offered(port: str) -> tuple[str, ...]:
 
 
 def plugged(
-    port: str, adapters: str, bundled: Callable[[], _Made], given: Iterable[object] = ()
+    port: str, choices: str, bundled: Callable[[], _Made], given: Iterable[object] = ()
 ) -> _Made:
-    """The adapter of `port` that `adapters` chooses, made from `given`, or else the bundled one.
+    """The adapter of `port` that `choices` name, made from `given`, or else the bundled one.
 
     Raises AdapterError as `made` does.
     """
-    name = parse_adapters(adapters).get(port)
+    name = parse_choices(choices).get(port)
     return bundled() if name is None else made(port, name, *given)
 
 

@@ -19,7 +19,7 @@ from typed_settings.converters import Converter
 from typed_settings.exceptions import TsError
 from typed_settings.loaders import FileFormat, Loader
 
-from agentcache import plugins
+from agentcache.plugins import BUNDLED_CODECS, offered, parse_choices
 
 ENV_PREFIX = "AGENTCACHE_"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -130,13 +130,13 @@ def _origins(_instance: object, attribute: "Attribute[str]", value: str) -> None
 
 
 def _known_codec(_instance: object, attribute: "Attribute[str]", value: str) -> None:
-    if value not in plugins.BUNDLED_CODECS:
-        _one_of(*plugins.BUNDLED_CODECS, *plugins.offered("codec"))(_instance, attribute, value)
+    if value not in BUNDLED_CODECS:
+        _one_of(*BUNDLED_CODECS, *offered("codec"))(_instance, attribute, value)
 
 
-def _adapters(_instance: object, attribute: "Attribute[str]", value: str) -> None:
+def _plugins(_instance: object, attribute: "Attribute[str]", value: str) -> None:
     try:
-        plugins.parse_adapters(value)
+        parse_choices(value)
     except ValueError as error:
         raise ValueError(f"{attribute.name}: {error}") from None
 
@@ -205,9 +205,9 @@ class Settings:
             "How rows are encoded in RAM and on disk: native, f16, q8, q4, k8v4 or a plug-in's."
         ),
     )
-    adapters: str = field(
+    plugins: str = field(
         default="",
-        validator=_adapters,
+        validator=_plugins,
         metadata=_help("Plug-ins to use instead of what is bundled: PORT=NAME, with commas."),
     )
     memory_budget: Bytes = field(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.plugged import write_entry_points
 from tests.servers import SECONDS
+from tests.tiny_models import tiny_llama
 
 PACKAGE = Path(__file__).parent.parent.parent / "examples" / "adapters" / "agentcache-onefile"
 
@@ -36,20 +37,25 @@ def test_it_passes_the_contract_of_its_port(environment: dict[str, str]) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_is_chosen_by_its_name(environment: dict[str, str], tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from agentcache.container import Container; "
-        "from agentcache.settings import Settings; container = Container(); "
-        "container.settings.override(Settings(home=Path(sys.argv[1]), adapters='segments=onefile'))"
-        "\nwith container.home(): print(type(container.segments()).__name__)"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "home")],
+TURNS = """
+import sys, agentcache
+for again in range(2):
+    with agentcache.open(sys.argv[1], sys.argv[2], plugins="segments=onefile") as cache:
+        said = cache.agent("ada").say("What is in the harbour today?", max_tokens=4)
+        print(said.cache.cached_tokens > 0, said.cache.tier.value)
+"""
+
+
+def test_agents_remember_in_it(environment: dict[str, str], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-c", TURNS, tiny_llama(tmp_path / "model", seed=1), home],
         env=environment,
         capture_output=True,
         text=True,
         timeout=SECONDS,
-        check=True,
+        check=False,
     )
-    assert said.stdout == "OneFileStore\n"
-    assert (tmp_path / "home" / "segments.sqlite3").exists()
+    assert done.stdout.split("\n") == ["False none", "True cold", ""], done.stderr
+    assert (home / "segments.sqlite3").stat().st_size > 0
+    assert not (home / "segments").exists()

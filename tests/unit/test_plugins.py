@@ -9,7 +9,7 @@ from agentcache.adapters.memory.clock import ManualClock
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.container import Container
 from agentcache.domain.errors import AdapterError
-from agentcache.plugins import codec, made, offered, parse_adapters, plugged
+from agentcache.plugins import codec, made, offered, parse_choices, plugged
 from agentcache.settings import Settings
 from tests.plugged import install
 
@@ -83,7 +83,7 @@ def test_a_codec_cannot_pass_for_another_one() -> None:
 
 def test_a_store_is_made_for_the_home(tmp_path: Path) -> None:
     container = Container()
-    container.settings.override(Settings(home=tmp_path / "home", adapters="segments=vault"))
+    container.settings.override(Settings(home=tmp_path / "home", plugins="segments=vault"))
     with container.home():
         store = container.segments()
     assert isinstance(store, MemorySegmentStore)
@@ -93,7 +93,7 @@ def test_a_store_is_made_for_the_home(tmp_path: Path) -> None:
 
 def test_several_ports_are_chosen_at_once() -> None:
     container = Container()
-    container.settings.override(Settings(adapters=" clock = manual , segments=vault,"))
+    container.settings.override(Settings(plugins=" clock = manual , segments=vault,"))
     assert isinstance(container.clock(), ManualClock)
 
 
@@ -150,6 +150,6 @@ def test_a_name_that_two_packages_offer_is_nobodys(
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(text: str, problem: str) -> None:
-    for refuse in (parse_adapters, lambda given: Settings(adapters=given)):
+    for refuse in (parse_choices, lambda given: Settings(plugins=given)):
         with pytest.raises(ValueError, match=re.escape(problem)):
             refuse(text)
