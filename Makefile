@@ -13,17 +13,19 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test soak lint types fmt bench-resume bench-memory fidelity constraints
+.PHONY: help setup demo serve test stress soak lint types fmt bench-core bench-resume bench-memory fidelity constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
 	@echo "demo          the demonstration"
 	@echo "serve         the server, with the default model"
 	@echo "test          all tests, with the coverage floors"
-	@echo "soak          kill a process over a home 500 times (or ROUNDS), look for every turn"
+	@echo "stress        the stress tests in full size: many clients, kills, swaps, a full disk"
+	@echo "soak          load for an hour; then kill a process 500 times (or ROUNDS)"
 	@echo "lint          ruff and the import layers"
 	@echo "types         mypy --strict"
 	@echo "fmt           format, and mend what ruff can"
+	@echo "bench-core    planner, lineage and pool alone, and the CPU time of a served token"
 	@echo "bench-resume  the resume benchmark"
 	@echo "bench-memory  what an agent takes in RAM and on disk, by codec"
 	@echo "fidelity      what each codec costs in quality; writes docs/fidelity.md"
@@ -65,7 +67,11 @@ test: $(STAMP)
 	    $(BIN)/coverage report --format=total --include="$$part" --fail-under=$(CORE_FLOOR) || exit; \
 	done
 
+stress: $(STAMP)
+	AGENTCACHE_TEST_SCALE=full $(BIN)/pytest tests/stress
+
 soak: $(STAMP)
+	AGENTCACHE_TEST_SCALE=soak $(BIN)/pytest tests/stress/test_sustained.py
 	$(BIN)/python -m tests.stress.kill_loop --rounds $(or $(ROUNDS),500) --seed $(or $(SEED),1)
 
 lint: $(STAMP)
@@ -79,6 +85,10 @@ types: $(STAMP)
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-core: $(STAMP)
+	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/overhead.py
 
 bench-resume: $(STAMP)
 	$(BIN)/python benchmarks/resume.py

@@ -40,7 +40,7 @@ def test_of_a_burst_on_a_tiny_pool_all_are_answered_or_told_when_to_come_back(
     server: Server, report: Report
 ) -> None:
     async def load() -> None:
-        async with crowd(server.url) as clients, watching(server) as watch:
+        async with crowd(server.url) as clients:
             burst = clients.clients("burst", SCALE.burst)
             tally = clients.tally
             await together(
@@ -52,7 +52,6 @@ def test_of_a_burst_on_a_tiny_pool_all_are_answered_or_told_when_to_come_back(
             assert tally.statuses.keys() == {OK, REFUSED}
             assert len(tally.outcomes) == SCALE.burst
             await _recovered(server, clients, burst[:10])
-            assert watch.look().threads <= watch.samples[0].threads + 48  # of one pool
 
     asyncio.run(load())
 

@@ -11,7 +11,7 @@ from tests.stress.clients import Client, Crowd, crowd
 from tests.stress.conftest import Report
 from tests.stress.scale import SCALE
 from tests.stress.tally import LEFT, OK, REFUSED, Tally, percentile
-from tests.stress.watch import Sample, Watch, rests, watching
+from tests.stress.watch import LATE_WORKERS, Sample, Watch, rests, watching
 
 CLIENTS = 12
 AGENTS = 60  # of more rows than memory and disk have room for: all tiers are full, and evict
@@ -25,11 +25,12 @@ CROWDED = ("--memory-budget=3MB", "--disk-cap=6MB", "--max-batch=6", "--max-queu
 async def _fill_word_cache(of: Crowd) -> None:
     """The tokenizer remembers the words it saw, WORD_CACHE at most: have that done with."""
     chance = random.Random(1)
-    words = ("".join(chance.choices(ascii_lowercase, k=12)) for _ in range(2 * WORD_CACHE))
-    message = {"role": "user", "content": " ".join(words)}
-    body = {"model": of.model, "messages": [message]}
-    refused = await of.http.post("/v1/chat/completions", json=body)
-    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    for _ in range(0, 2 * WORD_CACHE, 1_000):
+        words = ("".join(chance.choices(ascii_lowercase, k=8)) for _ in range(1_000))
+        message = {"role": "user", "content": " ".join(words)}
+        body = {"model": of.model, "messages": [message]}
+        refused = await of.http.post("/v1/chat/completions", json=body)
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
 
 
 async def _go_on(clients: list[Client], seconds: float, chance: random.Random) -> None:
@@ -83,7 +84,7 @@ def test_a_server_that_works_for_long_takes_no_more_than_at_first(
                 tally.check(OK, REFUSED, LEFT)
                 assert after.resident < GROWTH * before.resident
                 assert after.files <= before.files
-                assert after.threads <= before.threads
+                assert after.threads <= before.threads + LATE_WORKERS
                 assert server.metric("evicted_segments_total", tier="cold") > 0
             assert server.stop() == 0
             _check_quiet(server)

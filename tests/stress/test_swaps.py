@@ -10,7 +10,7 @@ from tests.stress.clients import Client, Crowd, crowd, meanwhile, together
 from tests.stress.conftest import Report
 from tests.stress.scale import SCALE
 from tests.stress.tally import OK, REFUSED, UNAVAILABLE
-from tests.stress.watch import Sample, rests, until, watching
+from tests.stress.watch import LATE_WORKERS, Sample, rests, until, watching
 from tests.tiny_models import tiny_llama
 
 ROOM = ("--memory-budget=16MB", "--max-batch=6", "--max-queue=40")
@@ -55,8 +55,8 @@ def test_models_are_swapped_under_load_and_back_and_agents_go_on(
                     rested.append(watch.look())
                 await _know_again(clients, pairs[SCALE.swaps % 2])
             assert server.stop() == 0
-        report(" ".join(f"{one.resident >> 20}" for one in rested) + " MB at rest")
-        assert rested[-1].threads <= rested[0].threads + 1  # of a pool that was not full
+        report(" ".join(f"{one.resident >> 20} MB, {one.threads} threads;" for one in rested))
+        assert rested[-1].threads <= rested[0].threads + LATE_WORKERS
 
     asyncio.run(load())
 

@@ -10,6 +10,8 @@ from attrs import define, field, frozen
 
 from tests.servers import SECONDS, Server
 
+LATE_WORKERS = 3  # threads that a pool may start when it is busy as never before
+
 
 @frozen
 class Sample:
