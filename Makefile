@@ -13,7 +13,7 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test stress soak lint types fmt bench-core bench-resume bench-memory fidelity constraints
+.PHONY: help setup demo serve test stress soak lint types fmt bench-core bench-resume bench-dropin bench-memory fidelity constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
@@ -27,6 +27,7 @@ help:
 	@echo "fmt           format, and mend what ruff can"
 	@echo "bench-core    planner, lineage and pool alone, and the CPU time of a served token"
 	@echo "bench-resume  the resume benchmark"
+	@echo "bench-dropin  mlx_lm.server after its restart, with and without our prompt cache"
 	@echo "bench-memory  what an agent takes in RAM and on disk, by codec"
 	@echo "fidelity      what each codec costs in quality; writes docs/fidelity.md"
 	@echo "constraints   pin the newest releases into constraints.txt"
@@ -92,6 +93,9 @@ bench-core: $(STAMP)
 
 bench-resume: $(STAMP)
 	$(BIN)/python benchmarks/resume.py
+
+bench-dropin: $(STAMP)
+	$(BIN)/python benchmarks/dropin.py
 
 bench-memory: $(STAMP)
 	$(BIN)/python benchmarks/memory.py

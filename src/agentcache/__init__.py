@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from agentcache.library.synchronous import Agent as Agent
     from agentcache.library.synchronous import AgentCache as AgentCache
     from agentcache.library.synchronous import Stream as Stream
+    from agentcache.prompt_cache import PromptCaches as PromptCaches
+    from agentcache.prompt_cache import lru_prompt_cache as lru_prompt_cache
+    from agentcache.prompt_cache import prompt_caches as prompt_caches
     from agentcache.settings import Settings as Settings
 
 _PLACES = {
@@ -42,12 +45,15 @@ _PLACES = {
     "Finish": "domain.request",
     "Message": "domain.conversation",
     "Miss": "domain.request",
+    "PromptCaches": "prompt_cache",
     "Settings": "settings",
     "Stream": "library.synchronous",
     "Tier": "domain.request",
     "asgi": "library.mounted",
+    "lru_prompt_cache": "prompt_cache",
     "open": "library.entrance",
     "open_async": "library.entrance",
+    "prompt_caches": "prompt_cache",
 }
 _MODULES = {"errors": "domain.errors"}
 
