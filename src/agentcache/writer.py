@@ -136,7 +136,8 @@ class Writer:
         try:
             for segment, payload in job.payloads:
                 self.segments.put(segment, payload)
-            self.sessions.commit(job.commit)
+            if job.commit != Commit():
+                self.sessions.commit(job.commit)
         except CommitInDoubt as error:  # the home may be found with it, and then needs them
             self._doubtful |= put
             return error.cause

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from attrs import define
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -13,6 +14,7 @@ from hypothesis.stateful import (
 
 from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
+from agentcache.domain import compaction
 from agentcache.domain.errors import PromptTooLong, StoreFull
 from agentcache.domain.events import Ended
 from agentcache.domain.notices import Limits
@@ -79,6 +81,9 @@ class Everything(RuleBasedStateMachine):
         self.clients = clients()
         self.harmed = False
         self.broken: set[int] = set()  # turns that may end otherwise than by their answers
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(compaction, "SMALL_AT_ONCE", 2)  # conversations are short
+        self.patch.setattr(compaction, "CHECKPOINTS_AT_ONCE", 2)
 
     @initialize(world=worlds, warm=st.sampled_from([0, 8_000, ROOM]))
     def open(self, world: World, warm: int) -> None:
@@ -276,6 +281,7 @@ class Everything(RuleBasedStateMachine):
         self.settle()
         self.world.check_drained()
         self.world.close()
+        self.patch.undo()
 
 
 TestEverything = Everything.TestCase

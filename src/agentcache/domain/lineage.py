@@ -350,6 +350,7 @@ class Lineage:
             agreed = segment.start + common_prefix(segment.ids, 0, ids, segment.start)
             whole = agreed == segment.stop
             few = agreed - segment.start < self.least_shared and agreed < len(ids)
+            few = few and all(row > agreed for row in node.children)  # unless others part there
             if not whole and (few or self.spec.has_windows):
                 continue
             before = trail.end_at(segment.start)
