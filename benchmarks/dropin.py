@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from attrs import define, field
@@ -56,10 +58,12 @@ def main() -> None:
     folder = default_model()
     with tempfile.TemporaryDirectory(prefix="agentcache-bench-") as scratch:
         path = Path(scratch)
-        without = _measured(mlx_lm(folder), path / "without.log", options)
-        ours = _measured(
-            _dropped_in(folder, path / "home", options.codec), path / "ours.log", options
-        )
+        commands = {
+            "without": (mlx_lm(folder), path / "without.log"),
+            "with": (_dropped_in(folder, path / "home", options.codec), path / "with.log"),
+        }
+        measured = _measured(commands, options)
+    without, ours = measured["without"].medians(), measured["with"].medians()
     ratios = {
         "after kill -9, with / without": ours["after kill -9"] / without["after kill -9"],
         "after kill -9 / from RAM, with": ours["after kill -9"] / ours["from RAM"],
@@ -79,20 +83,39 @@ def _dropped_in(folder: Path, home: Path, codec: str) -> list[str]:
     return [sys.executable, "-c", code, "--model", str(folder), "--port", "{port}"]
 
 
-def _measured(command: list[str], log: Path, options: argparse.Namespace) -> dict[str, float]:
-    times = Times()
-    agents = [Agent.with_notes(f"agent{n}", n, options.words) for n in range(options.agents)]
-    with running(command, log, signal.SIGKILL, THEIR_MODEL) as server:
-        times.cold += [_ask(server, one, 0)[0] for one in agents]
-        for n in range(options.rounds):
-            times.hot += [_ask(server, one, 1 + n)[0] for one in agents]
-    for n in range(options.rounds):
-        with running(command, log, signal.SIGKILL, THEIR_MODEL) as server:
-            for one in agents:
-                first, cached = _ask(server, one, 50 + n)
-                times.killed.append(first)
-                times.cached.append(cached)
-    return times.medians()
+def _measured(
+    commands: dict[str, tuple[list[str], Path]], options: argparse.Namespace
+) -> dict[str, Times]:
+    """Both servers run side by side and are asked in turn: a busy machine slows both."""
+    times = {name: Times() for name in commands}
+    agents = {
+        name: [Agent.with_notes(f"agent{n}", n, options.words) for n in range(options.agents)]
+        for name in commands
+    }
+    with _both(commands) as servers:
+        for number in range(options.rounds + 1):
+            for n in range(options.agents):
+                for name, server in servers.items():
+                    kept = times[name].hot if number else times[name].cold
+                    kept.append(_ask(server, agents[name][n], number)[0])
+    for number in range(options.rounds):
+        with _both(commands) as servers:
+            for n in range(options.agents):
+                for name, server in servers.items():
+                    first, cached = _ask(server, agents[name][n], 50 + number)
+                    times[name].killed.append(first)
+                    times[name].cached.append(cached)
+    return times
+
+
+@contextmanager
+def _both(commands: dict[str, tuple[list[str], Path]]) -> Iterator[dict[str, Server]]:
+    """Every server, killed at the end."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(running(command, log, signal.SIGKILL, THEIR_MODEL))
+            for name, (command, log) in commands.items()
+        }
 
 
 def _ask(server: Server, agent: Agent, number: int) -> tuple[float, float]:
