@@ -32,12 +32,18 @@ def _ignore(_durable: bool) -> None:
     """For writes whose end nobody waits for."""
 
 
+def _boundless() -> int:
+    """What is free where nobody counts."""
+    return 1 << 62
+
+
 @define(eq=False)
 class Keeper:
     """Owns the warm payloads, and keeps both tiers within their caps.
 
     `post` runs a call on the engine thread, where the store thread's answers are taken. While
-    nothing can be written (`read_only`), every turn tries again.
+    nothing can be written (`read_only`), every turn tries again. Of the disk's `free_bytes` at least
+    `disk_floor` stay free.
     """
 
     spec: CacheSpec
@@ -49,6 +55,8 @@ class Keeper:
     post: Post
     warm_cap: int
     cold_cap: int
+    disk_floor: int = 0
+    free_bytes: Callable[[], int] = _boundless
     outbox: Outbox = field(init=False)
     _warm: dict[bytes, Payload] = field(factory=dict, init=False)
     _pins: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
@@ -119,6 +127,12 @@ class Keeper:
             if segment.key in self.lineage and segment.key not in self._warm:
                 self._warm[segment.key] = payload
                 self.lineage.add(segment, Tier.WARM)
+
+    def accept(self, segment: Segment, payload: Payload) -> None:
+        """Take in a segment from elsewhere, whose parent is here: `write` makes it durable."""
+        if segment.key not in self.lineage:
+            self._warm[segment.key] = payload
+            self.lineage.add(segment, Tier.WARM)
 
     def trim(self) -> None:
         """Let segments leave RAM until the warm tier is within its cap."""
@@ -263,7 +277,7 @@ class Keeper:
             return
         self.lineage.hold(path.keys)
         if not self._make_room(weight(segments)) and segments:
-            self.outbox.read_only = f"the disk cap of {self.cold_cap} bytes has no room for a turn"
+            self.outbox.read_only = self._why_full(weight(segments))
             segments = ()
         self.outbox.begin(segments)
         standing = session and evolve(session, cursor=self.outbox.durable(path))
@@ -352,16 +366,31 @@ class Keeper:
     # -- caps --------------------------------------------------------------------------------
 
     def fits(self, incoming: int) -> bool:
-        """Whether `incoming` bytes fit under the cold cap without anybody leaving."""
-        return self.cold_bytes + weight(self.outbox.writing.values()) + incoming <= self.cold_cap
+        """Whether `incoming` bytes fit on the disk and under the cold cap as things are."""
+        taken = self.cold_bytes + weight(self.outbox.writing.values())
+        return taken + incoming <= self.cold_cap and self._below_floor(incoming) <= 0
 
     def _make_room(self, incoming: int) -> bool:
         """Evict until `incoming` bytes fit under the cold cap; False when they never will."""
         room = self.cold_cap - weight(self.outbox.writing.values())
-        if incoming > room:
+        below = self._below_floor(incoming) if incoming else 0
+        if incoming > room or below > self.cold_bytes:  # nobody leaves for what cannot be
             self._evict(self.cold_bytes - room)
             return False
-        return self._evict(self.cold_bytes + incoming - room)
+        return self._evict(max(self.cold_bytes + incoming - room, below))
+
+    def _below_floor(self, incoming: int) -> int:
+        """How far below its floor `incoming` bytes would bring the disk."""
+        coming = weight(self.outbox.writing.values()) + incoming
+        return self.disk_floor + coming - self.outbox.leaving_bytes - self.free_bytes()
+
+    def _why_full(self, incoming: int) -> str:
+        if self._below_floor(incoming) <= 0:
+            return f"the disk cap of {self.cold_cap} bytes has no room for a turn"
+        return (
+            f"the disk has {self.free_bytes()} bytes free, of which {self.disk_floor} stay free: "
+            "make room there, or lower --disk-floor"
+        )
 
     def _evict(self, excess: int) -> bool:
         """Let segments leave the home until it holds `excess` bytes less."""
