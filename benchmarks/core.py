@@ -64,7 +64,8 @@ def idle(count: int) -> Idle:
 def _add_session(made: Idle, system: Segment, number: int) -> None:
     ids, parent = tokens(system.ids), system.key
     for turn in range(TURNS):
-        new = tokens((number * 7919 + turn * 104_729 + one) % 50_000 for one in range(TURN))
+        said = ((number * 7919 + turn * 104_729 + one) % 50_000 for one in range(TURN - 3))
+        new = tokens([1, 2, 3, *said])  # every turn begins as a template has it
         segment = Segment.following(ROOT, parent, len(ids), new, TURN)
         made.lineage.add(segment, Tier.WARM, Tier.COLD)
         ids, parent = ids + new, segment.key

@@ -16,6 +16,7 @@ from agentcache.domain.lru import SegmentedLRU
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor
+from agentcache.domain.siblings import Siblings
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import Tokens, common_prefix
 
@@ -55,7 +56,7 @@ class Match:
         return tuple(Step(step.segment, min(step.stop, self.restore)) for step in kept)
 
 
-_Children = dict[int, dict[int, list[bytes]]]  # row -> first token -> keys
+_Children = dict[int, Siblings]  # by the row at which they leave
 
 
 @frozen
@@ -139,7 +140,7 @@ class Lineage:
         A segment that is there already only gains the tiers.
         """
         if segment.key not in self._nodes:
-            self._siblings(segment).setdefault(segment.ids[0], []).append(segment.key)
+            self._enlist(segment)
             self._nodes[segment.key] = _Node(segment)
         for tier in tiers:
             self._settle(self._nodes[segment.key], tier)
@@ -179,7 +180,7 @@ class Lineage:
         for key in children:
             child = self._nodes[key]
             child.segment = child.segment.adopted_by(merged.key)
-            self._siblings(child.segment).setdefault(child.segment.ids[0], []).append(key)
+            self._enlist(child.segment)
         self.touch(self._ancestry(merged.key))
         return tuple(self._nodes[key].segment for key in children)
 
@@ -289,23 +290,35 @@ class Lineage:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _siblings(self, segment: Segment) -> dict[int, list[bytes]]:
+    def _children_of_parent(self, segment: Segment) -> _Children:
         if segment.parent is None:
-            children = self._roots.setdefault(segment.root, {})
-        else:
-            children = self._nodes[segment.parent].children
-        return children.setdefault(segment.start, {})
+            return self._roots.setdefault(segment.root, {})
+        return self._nodes[segment.parent].children
+
+    def _enlist(self, segment: Segment) -> None:
+        children = self._children_of_parent(segment)
+        if segment.start not in children:
+            children[segment.start] = Siblings(self.least_shared)
+        children[segment.start].add(segment)
+        if segment.parent is not None:
+            self._note_partings(self._nodes[segment.parent])
+
+    def _note_partings(self, node: _Node) -> None:
+        segment = node.segment
+        siblings = self._children_of_parent(segment).get(segment.start)
+        if siblings is not None:
+            first = min(node.children, default=segment.stop)
+            siblings.parts_early(segment, first < segment.start + self.least_shared)
 
     def _remove(self, node: _Node) -> None:
         segment = node.segment
-        siblings = self._siblings(segment)
-        siblings[segment.ids[0]].remove(segment.key)
-        if not siblings[segment.ids[0]]:
-            del siblings[segment.ids[0]]
         parent = self._nodes.get(segment.parent) if segment.parent else None
-        children = parent.children if parent else self._roots[segment.root]
-        if not siblings:
+        children = self._children_of_parent(segment)
+        children[segment.start].remove(segment)
+        if not children[segment.start]:
             del children[segment.start]
+            if parent is not None:
+                self._note_partings(parent)
         if parent is None and not children:
             del self._roots[segment.root]
         del self._nodes[segment.key]
@@ -364,15 +377,14 @@ class Lineage:
             )
 
     def _continuations(self, trail: _Trail, ids: "Tokens[int]") -> Iterator[_Node]:
-        for row, by_token in trail.children.items():
+        for row, siblings in trail.children.items():
             if trail.first_row <= row <= trail.last_row and row < len(ids):
-                yield from (self._nodes[key] for key in by_token.get(ids[row], ()))
+                yield from (self._nodes[key] for key in siblings.agreeing(ids, row))
 
 
 def _keys(children: _Children) -> Iterator[bytes]:
-    for by_token in children.values():
-        for keys in by_token.values():
-            yield from keys
+    for siblings in children.values():
+        yield from siblings
 
 
 def _shortened(path: tuple[Step, ...], row: int) -> tuple[Step, ...]:
