@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cattrs
 from attrs import define, field, frozen
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
@@ -18,7 +19,6 @@ from agentcache.adapters.memory.telemetry import NullTelemetry
 from agentcache.adapters.models.digest import DigestMemo, adapter_digest, model_digest
 from agentcache.adapters.models.hub import Hub, is_hub_id
 from agentcache.domain.errors import AgentCacheError
-from agentcache.domain.spec import CacheSpec, LayerSpec
 from agentcache.domain.tokens import Tokens, tokens
 from agentcache.ports.codec import Codec
 from agentcache.ports.model_source import Stage
@@ -139,8 +139,8 @@ class RowsByModel:
         if self._served is not None and self._served.model == model:
             return self._served
         digest = self._digest(model)
-        spec = _read_layout(self._layout(digest)) if digest else None
-        return self._serve(model, digest, spec) if digest and spec else None
+        adapter = _read_layout(self._layout(digest)) if digest else None
+        return self._serve(model, digest, adapter) if digest and adapter else None
 
     def _begin(self, model: object, digest: bytes, cache: Sequence[object]) -> _Served:
         """The first rows of `model`: what its cache looks like is written down.
@@ -149,17 +149,15 @@ class RowsByModel:
         """
         from agentcache.adapters.mlx.prompt_cache import PromptCacheAdapter
 
-        spec = PromptCacheAdapter.like(cache).spec
+        adapter = PromptCacheAdapter.like(cache)
         path = self._layout(digest)
         make_folder(path.parent)
-        write_durably(path, [json.dumps(_layout_of(spec)).encode()])
-        return self._serve(model, digest, spec)
+        write_durably(path, [json.dumps(cattrs.unstructure(adapter)).encode()])
+        return self._serve(model, digest, adapter)
 
-    def _serve(self, model: object, digest: bytes, spec: CacheSpec) -> _Served:
-        from agentcache.adapters.mlx.prompt_cache import PromptCacheAdapter
-
+    def _serve(self, model: object, digest: bytes, adapter: "PromptCacheAdapter") -> _Served:
         self._put_back()
-        adapter, origin = PromptCacheAdapter.of_spec(spec), Origin(digest, spec)
+        origin = Origin(digest, adapter.spec)
         stack = ExitStack()
         store = stack.enter_context(opened_store(self._home, origin, self._codec, self._caps))
         self._served = _Served(model, adapter, store, stack)
@@ -210,21 +208,13 @@ def _tokens(ids: Sequence[int]) -> "Tokens[int]":
         return tokens()
 
 
-def _layout_of(spec: CacheSpec) -> dict[str, object]:
-    layers = [
-        {"heads": one.heads, "key_dim": one.key_dim, "value_dim": one.value_dim}
-        for one in spec.layers
-    ]
-    return {"dtype": spec.dtype, "layers": layers}
-
-
-def _read_layout(path: Path) -> CacheSpec | None:
+def _read_layout(path: Path) -> "PromptCacheAdapter | None":
     """What `_begin` wrote; None when there is nothing, or nothing that makes sense."""
+    from agentcache.adapters.mlx.prompt_cache import PromptCacheAdapter
+
     try:
-        told = json.loads(path.read_bytes())
-        layers = (
-            LayerSpec.full(one["heads"], one["key_dim"], one["value_dim"]) for one in told["layers"]
-        )
-        return CacheSpec(tuple(layers), told["dtype"])
-    except (OSError, ValueError, KeyError, TypeError):
+        adapter = cattrs.structure(json.loads(path.read_bytes()), PromptCacheAdapter)
+        leaves = adapter.empty()
+    except (OSError, ValueError, TypeError, RecursionError, cattrs.BaseValidationError):
         return None
+    return adapter if leaves else None

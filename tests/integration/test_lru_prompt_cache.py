@@ -13,6 +13,7 @@ import pytest
 
 from agentcache.prompt_cache import lru_prompt_cache
 from tests.tiny_models import tiny_llama
+from tests.tiny_shapes import SHAPES
 
 import mlx.core as mx  # isort: skip  (after the BLAS)
 from mlx_lm import load  # isort: skip
@@ -241,6 +242,21 @@ def test_models_take_turns(home: Path, model: Any, key: object, tmp_path: Path) 
     cache.close()
 
 
+@pytest.mark.parametrize("name", ["gemma3_text", "qwen3_next", "falcon_h1", "llama4"])
+def test_caches_of_any_known_kind_survive_a_restart(home: Path, tmp_path: Path, name: str) -> None:
+    path = str(SHAPES[name].made(tmp_path / "model"))
+    model, key = load(path)[0], (path, None, None)
+    first = lru_prompt_cache(home=home)
+    first.insert_cache(key, IDS, a_cache(model, IDS))
+    first.close()
+    second = lru_prompt_cache(home=home)
+    found, rest = second.fetch_nearest_cache(key, [*IDS, 5])
+    second.close()
+    assert rest == [5]
+    after = [model(mx.array([rest]), cache=one) for one in (found, a_cache(model, IDS))]
+    assert after[0].tolist() == after[1].tolist()
+
+
 def test_an_adapter_makes_another_model(
     home: Path, model: Any, folder: Path, key: object, tmp_path: Path
 ) -> None:
@@ -299,7 +315,9 @@ def test_ids_of_images_are_kept_in_ram_alone(home: Path, model: Any, key: object
     cache.close()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"dtype": "x", "layers": []}', "\0"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"spec": {"layers": [], "dtype": "x"}, "shape": []}', "\0"]
+)
 def test_a_damaged_layout_is_a_miss_until_it_is_written_again(
     home: Path, model: Any, key: object, content: str
 ) -> None:
