@@ -43,8 +43,8 @@ class AgentView:
     cached_tokens: int
 
 
-def views(conductor: Conductor, tenant: str) -> Iterator[AgentView]:
-    """The agents of a tenant that have a name, as they are now. From any thread."""
+def views(conductor: Conductor, tenant: str, nameless: bool = False) -> Iterator[AgentView]:
+    """The agents of a tenant that have a name, or all, as they are now. From any thread."""
     root = conductor.root(tenant)
     sessions = [
         one for one in conductor.keeper.registry if (one.key.tenant, one.key.root) == (tenant, root)
@@ -52,7 +52,7 @@ def views(conductor: Conductor, tenant: str) -> Iterator[AgentView]:
     paths = {one.key: _path(conductor, one) for one in sessions}
     users = Counter(step.segment.key for path in paths.values() for step in path)
     for session in sessions:
-        if not session.name.startswith(NAMELESS):
+        if nameless or not session.name.startswith(NAMELESS):
             yield _view(conductor, session, paths[session.key], users)
 
 

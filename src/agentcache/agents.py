@@ -40,9 +40,9 @@ class Agents:
 
     # -- looking -----------------------------------------------------------------------------
 
-    def agents(self, tenant: str) -> tuple[AgentView, ...]:
-        """Those of this tenant that have a name, by name. Raises Unavailable."""
-        found = views(self._loop.conductor, tenant)
+    def agents(self, tenant: str, nameless: bool = False) -> tuple[AgentView, ...]:
+        """Those of this tenant that have a name, by name, or all. Raises Unavailable."""
+        found = views(self._loop.conductor, tenant, nameless)
         return tuple(sorted(found, key=lambda view: view.name))
 
     def agent(self, tenant: str, name: str) -> AgentView:

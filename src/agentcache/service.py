@@ -8,6 +8,7 @@ is said until it `Ended`. Nothing here blocks the event loop, and nothing here t
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from attrs import define, field, frozen
 
@@ -26,6 +27,7 @@ from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.request import Finish
 from agentcache.loop import EngineLoop, Ticket
 from agentcache.model_shelf import ModelShelf
+from agentcache.porting import Porter
 from agentcache.ports.engine import ModelCard
 from agentcache.preparing import Ask, prepared
 
@@ -91,6 +93,7 @@ class Service(Agents):
 
     _patience: float = 60.0
     _shelf: ModelShelf | None = None
+    _porter: Porter | None = None
 
     @property
     def model(self) -> ModelCard:
@@ -152,6 +155,14 @@ class Service(Agents):
             problem = f"it cannot be loaded: {type(error).__name__}: {error}"
             raise ModelError(ref, problem, "The model from before is served again") from None
 
+    def export(self, tenant: str, name: str, path: Path) -> int:
+        """Write an agent to the file `path`; blocks. See `Porter.export`."""
+        return self._carrier().export(tenant, name, path)
+
+    def take_in(self, tenant: str, path: Path, name: str | None, replace: bool = False) -> str:
+        """Import an agent from the file `path`; blocks. See `Porter.take_in`."""
+        return self._carrier().take_in(tenant, path, name, replace)
+
     def health(self) -> Health:
         """How the service is, for probes."""
         phase, beat = self._loop.phase, self._loop.beat
@@ -167,6 +178,11 @@ class Service(Agents):
         return Health(live, ready, self._loop.beat > 0, detail)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _carrier(self) -> Porter:
+        if self._porter is None:
+            raise InvalidRequest("this service cannot export or import agents")
+        return self._porter
 
     async def _begun(self, ask: Ask) -> RunningTurn:
         conductor, deadline = self._loop.conductor, self._deadline(ask)

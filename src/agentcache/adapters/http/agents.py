@@ -26,6 +26,7 @@ from agentcache.adapters.http.agent_types import (
     agent_object,
 )
 from agentcache.adapters.http.body import read_json
+from agentcache.adapters.http.carrying import exported, imported
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.gate import access_of, require_admin
@@ -50,7 +51,8 @@ class Agents:
         if request.method == "POST":
             return await self._create(request)
         after, limit = request.query_params.get("after", ""), _limit(request)
-        views = await asyncio.to_thread(self.edge.service.agents, _tenant(request))
+        nameless = request.query_params.get("nameless", "false").lower() in ("true", "1")
+        views = await asyncio.to_thread(self.edge.service.agents, _tenant(request), nameless)
         rest = [view for view in views if view.name > after]
         page = tuple(agent_object(view) for view in rest[:limit])
         return _json(AgentList(page, has_more=len(rest) > limit))
@@ -72,6 +74,8 @@ class Agents:
             ("POST", "rewind"): self._rewind,
             ("POST", "pin"): self._pin,
             ("POST", "prefill"): self._prefill,
+            ("GET", "export"): self._export,
+            ("POST", "import"): self._import,
         }
 
     # -- looking -----------------------------------------------------------------------------
@@ -123,6 +127,13 @@ class Agents:
         require_admin(request.scope)
         await self.edge.service.forget(_tenant(request), name)
         return _json(Deleted(name))
+
+    async def _export(self, request: Request, name: str) -> Response:
+        return await exported(self.edge.service, _tenant(request), name)
+
+    async def _import(self, request: Request, name: str) -> Response:
+        await imported(self.edge.service, _tenant(request), name, request)
+        return _json(await self._object(request, name), 201)
 
     async def _compute(self, request: Request, name: str, spoken: Spoken) -> None:
         """Prefill the conversation as the agent's, and say nothing."""
