@@ -9,6 +9,7 @@ from dependency_injector import containers, providers
 from agentcache.adapters.clock import SystemClock
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
 from agentcache.adapters.disk.home import Home
+from agentcache.adapters.disk.portable import PortableTars
 from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.adapters.grammars.llguidance import LLGrammars
 from agentcache.adapters.models.source import LocalModelSource
@@ -18,6 +19,7 @@ from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
 from agentcache.model_shelf import ModelShelf
 from agentcache.plugins import codec, made, parse_choices, plugged
+from agentcache.porting import Porter
 from agentcache.ports.engine import Engine, ModelCard
 from agentcache.ports.grammar import Grammars
 from agentcache.ports.model_source import ModelFolder
@@ -151,4 +153,7 @@ class Container(containers.DeclarativeContainer):
         ).provider,
         open_tokenizer=providers.Factory(open_tokenizer, settings=settings).provider,
     )
-    service = providers.Singleton(Service, loop, clock, settings.provided.queue_timeout, shelf)
+    porter = providers.Singleton(Porter, loop, providers.Factory(PortableTars))
+    service = providers.Singleton(
+        Service, loop, clock, settings.provided.queue_timeout, shelf, porter
+    )
