@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
+from agentcache.domain.answer import Reading
 from agentcache.domain.errors import TurnCancelled
 from agentcache.domain.events import Admitted, Delta, Ended
 from agentcache.domain.request import Finish, Miss, Tier
@@ -32,6 +33,7 @@ class ScriptedTurn:
 
     id: str
     admitted: Admitted
+    reading: Reading = field(factory=Reading)
     cancelled: asyncio.Event = field(factory=asyncio.Event, init=False)
     over: bool = field(default=False, init=False)
     _events: "asyncio.Queue[Said]" = field(factory=asyncio.Queue, init=False)
@@ -70,6 +72,7 @@ class ScriptedService:
     state: Health = WELL
     doors: asyncio.Event = field(factory=asyncio.Event)
     model: ModelCard = CARD
+    reading: Reading = field(factory=Reading)
     asks: list[Ask] = field(factory=list, init=False)
     turns: asyncio.Queue[ScriptedTurn] = field(factory=asyncio.Queue, init=False)
     waiting: asyncio.Event = field(factory=asyncio.Event, init=False)
@@ -80,6 +83,9 @@ class ScriptedService:
 
     def models(self) -> tuple[str, ...]:
         return (self.model.name, "vendor/tiny")
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
 
     def health(self) -> Health:
         return self.state
@@ -94,7 +100,7 @@ class ScriptedService:
         except asyncio.CancelledError:
             self.gave_up.set()
             raise
-        turn = ScriptedTurn(f"t{len(self.asks)}", self.admitted)
+        turn = ScriptedTurn(f"t{len(self.asks)}", self.admitted, self.reading)
         turn.tell(*self.script)
         self.turns.put_nowait(turn)
         return turn

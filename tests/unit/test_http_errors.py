@@ -137,6 +137,8 @@ async def test_a_wrong_method_is_told_which_are_right() -> None:
 def test_every_error_that_a_turn_can_raise_is_in_the_table() -> None:
     """What is left out are errors of the store and of start-up, which no turn raises."""
     inside = {
+        errors.Closed,
+        errors.AdapterError,
         errors.AgentCacheError,
         errors.HomeError,
         errors.HomeLocked,

@@ -1,5 +1,6 @@
 """From a chat completion request to an Ask; what cannot be honoured is refused by name."""
 
+import re
 from typing import Final
 
 import msgspec
@@ -11,33 +12,24 @@ from agentcache.adapters.http.openai_types import (
     ChatRequest,
     Part,
     Tool,
+    ToolChoice,
 )
 from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Sampling
+from agentcache.domain.structure import ANY_OBJECT, CalledTools, JsonAnswer, Structure
 from agentcache.service import Ask
 
 MAX_STOPS = 16
 # Values that ask for nothing beside what is done anyway; null always does.
 NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "presence_penalty": (0.0,),
-    "frequency_penalty": (0.0,),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "moderation": (),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
-    "service_tier": ("auto", "default"),
-    "prompt_cache_retention": (),
-    "prompt_cache_options": ({}, {"mode": "implicit"}),
     "web_search_options": (),
 }
 
@@ -52,7 +44,9 @@ def asked(request: ChatRequest, headers: Headers) -> Ask:
         max_tokens=_max_tokens(request),
         stop=_stops(request.stop),
         store=request.store is not False,
-        timeout=None,
+        structure=_structure(request),
+        calls=request.tool_choice != "none",
+        several=request.parallel_tool_calls is not False,
     )
 
 
@@ -61,7 +55,8 @@ def _refuse_unsupported(request: ChatRequest) -> None:
         value = getattr(request, name)
         if value is not None and value not in neutral:
             raise InvalidRequest(f"{name} is not supported: leave it out", name)
-    _refuse_tools(request)
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("top_logprobs are only told with logprobs", "top_logprobs")
     if request.stream_options is not None:
         if not request.stream:
             raise InvalidRequest("stream_options are only for streams", "stream_options")
@@ -70,13 +65,38 @@ def _refuse_unsupported(request: ChatRequest) -> None:
             raise InvalidRequest(f"{name} is not supported: leave it out", name)
 
 
-def _refuse_tools(request: ChatRequest) -> None:
-    """Tools can be shown to the model, but the calls it would make cannot be read back yet."""
-    if request.tools and request.tool_choice != "none":
-        problem = 'tool calls are not supported yet: leave tools out or set tool_choice to "none"'
-        raise InvalidRequest(problem, "tools")
-    if request.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequest("tool_choice asks for a tool, and there is none", "tool_choice")
+def _structure(request: ChatRequest) -> Structure | None:
+    """What the answer has to be. Calls that are required come before any format."""
+    several = request.parallel_tool_calls is not False
+    names = _required(request.tool_choice)
+    if names is not None:
+        return CalledTools(names, several)
+    form = request.response_format
+    if form is None or form.type == "text":
+        return None
+    free = request.tool_choice != "none"
+    if form.type == "json_object":
+        return JsonAnswer(ANY_OBJECT, free)
+    if form.json_schema is None or form.json_schema.schema is None:
+        raise InvalidRequest("a json_schema needs a schema", "response_format.json_schema.schema")
+    return JsonAnswer(form.json_schema.schema, free)
+
+
+def _required(choice: str | ToolChoice | None) -> tuple[str, ...] | None:
+    """The tools of which one has to be called, () for any; None if none has to be."""
+    if choice == "required":
+        return ()
+    if not isinstance(choice, ToolChoice):
+        return None
+    if choice.type == "function":
+        if choice.function is None:
+            raise InvalidRequest("a function has a name", "tool_choice.function")
+        return (choice.function.name,)
+    if choice.allowed_tools is None:
+        raise InvalidRequest("the tools that are allowed are missing", "tool_choice.allowed_tools")
+    if choice.allowed_tools.mode == "auto":
+        return None
+    return tuple(tool.function.name for tool in choice.allowed_tools.tools)
 
 
 def _conversation(request: ChatRequest) -> Conversation:
@@ -88,7 +108,7 @@ def _conversation(request: ChatRequest) -> Conversation:
         except msgspec.ValidationError as error:
             raise InvalidRequest(f"not a function tool: {error}", f"tools[{at}]") from None
     messages = (_message(each, f"messages[{at}]") for at, each in enumerate(request.messages))
-    return Conversation(tuple(messages), tuple(request.tools or ()))
+    return Conversation(tuple(messages), tuple(request.tools or ()), request.reasoning_effort)
 
 
 def _message(message: ChatMessage, at: str) -> Message:
@@ -104,7 +124,8 @@ def _message(message: ChatMessage, at: str) -> Message:
         for call in message.tool_calls or ()
     )
     role = "system" if message.role == "developer" else message.role
-    return Message(role, _content(message, at), message.name, calls, message.tool_call_id)
+    content, thought = _content(message, at), message.reasoning_content or ""
+    return Message(role, content, message.name, calls, message.tool_call_id, thought)
 
 
 def _content(message: ChatMessage, at: str) -> str:
@@ -132,10 +153,29 @@ def _sampling(request: ChatRequest) -> Sampling:
     """OpenAI's defaults: temperature 1, top_p 1. A seed of any size is folded to 64 bits."""
     given = {
         name: value
-        for name in ("temperature", "top_p", "top_k", "min_p")
+        for name in (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+        )
         if (value := getattr(request, name)) is not None
     }
-    return Sampling(**given, seed=None if request.seed is None else request.seed % 2**64)
+    return Sampling(
+        **given,
+        seed=None if request.seed is None else request.seed % 2**64,
+        logit_bias=_bias(request.logit_bias or {}),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+    )
+
+
+def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    for token in given:
+        if re.fullmatch("[0-9]{1,9}", token) is None:
+            raise InvalidRequest(f"{token[:64]!r} is no token id", "logit_bias")
+    return tuple((int(token), bias) for token, bias in given.items())
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions, streaming and not."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 import msgspec
@@ -13,24 +13,34 @@ from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
+from agentcache.adapters.http.hearing import Heard, Likely, hear, heard_out
 from agentcache.adapters.http.identity import as_header
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.openai_ask import asked
 from agentcache.adapters.http.openai_types import (
+    AnsweredCall,
     AnswerMessage,
+    CalledFunction,
     ChatChunk,
     ChatCompletion,
     ChatRequest,
     Choice,
+    ChoiceLogprobs,
     ChunkChoice,
+    DeltaCall,
     DeltaMessage,
     FinishReason,
+    LikelyToken,
     PromptDetails,
+    SaidToken,
     Usage,
 )
-from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, TurnStream, data, events_or_pauses
+from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, TurnStream, data
+from agentcache.domain.answer import Call, Piece, Text, Thought
+from agentcache.domain.conversation import ToolCall
 from agentcache.domain.errors import TurnCancelled, TurnFailed
-from agentcache.domain.events import Admitted, Delta, Ended
+from agentcache.domain.events import Admitted, Ended
+from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import Finish, Miss
 from agentcache.service import RunningTurn
 
@@ -51,7 +61,7 @@ class OpenAIChat:
         fingerprint = self.edge.service.model.digest.hex()[:16]
         turn = await self.edge.admit(ask, request)
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        answer = _Answer(turn, body.model, fingerprint, usage)
+        answer = _Answer(turn, body.model, fingerprint, usage, self.edge.service.piece)
         if body.stream:
             frames = answer.frames(self.edge.keep_alive)
             return TurnStream(self.edge, turn, frames, cache_headers(turn.admitted))
@@ -88,66 +98,106 @@ class _Answer:
     model: str
     fingerprint: str
     usage: bool
+    piece: Callable[[int], bytes]
     created: int = field(factory=lambda: int(time.time()), init=False)
 
     async def whole(self) -> ChatCompletion:
         """The answer when it is complete. Raises TurnFailed or TurnCancelled."""
-        pieces: list[str] = []
-        ended: Ended | None = None
-        async for event in self.turn:
-            if isinstance(event, Delta):
-                pieces.append(event.text)
-            else:
-                ended = event
-        if ended is None:
-            raise TurnCancelled
-        choice = Choice(AnswerMessage("".join(pieces)), _finish_reason(ended))
+        answer = await heard_out(self.turn)
+        calls = tuple(AnsweredCall(one.id, _function(one)) for one in answer.calls)
+        message = AnswerMessage(
+            answer.text if answer.text or not calls else None,
+            tool_calls=calls or msgspec.UNSET,
+            reasoning_content=answer.thought or msgspec.UNSET,
+        )
+        likely = self._logprobs(answer.likely)
+        choice = Choice(message, finish_reason(answer.ended, bool(calls)), logprobs=likely)
         return ChatCompletion(
-            self._id, self.created, self.model, self.fingerprint, (choice,), _usage(ended)
+            self._id, self.created, self.model, self.fingerprint, (choice,), usage_of(answer.ended)
         )
 
     async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
         """The answer as it comes. The status is long sent when an error comes: it is a frame."""
         yield self._chunk(ChunkChoice(DeltaMessage(role="assistant", content="")))
-        event: Delta | Ended | None = None
+        called = False
         try:
-            async with aclosing(events_or_pauses(self.turn, keep_alive)) as events:
-                async for event in events:
-                    for frame in self._frames_of(event):
-                        yield frame
-            if not isinstance(event, Ended):
-                raise TurnCancelled
+            async with aclosing(hear(self.turn, keep_alive)) as heard:
+                async for event in heard:
+                    if event is None:
+                        yield KEEP_ALIVE
+                    elif isinstance(event, Heard):
+                        called = called or any(isinstance(one, Call) for one in event.pieces)
+                        for frame in self._frames_of(event):
+                            yield frame
+                    else:
+                        for frame in self._last_frames(event, called):
+                            yield frame
         except Exception as error:
             yield data(reported(error))
 
-    def _frames_of(self, event: Delta | Ended | None) -> tuple[bytes, ...]:
-        if event is None:
-            return (KEEP_ALIVE,)
-        if isinstance(event, Delta):
-            chunk = self._chunk(ChunkChoice(DeltaMessage(content=event.text)))
-            return (chunk,) if event.text else ()
-        last = self._chunk(ChunkChoice(DeltaMessage(), _finish_reason(event)))
-        usage = (self._chunk(usage=_usage(event)),) if self.usage else ()
-        return (last, *usage, DONE)
+    def _frames_of(self, heard: Heard) -> Iterator[bytes]:
+        """A chunk for each piece; log-probabilities come with the first one."""
+        likely = self._logprobs(heard.likely)
+        deltas = [_delta(piece) for piece in heard.pieces] or [DeltaMessage(content="")]
+        for delta in deltas:
+            yield self._chunk(ChunkChoice(delta, logprobs=likely))
+            likely = None
+
+    def _last_frames(self, ended: Ended, called: bool) -> Iterator[bytes]:
+        yield self._chunk(ChunkChoice(DeltaMessage(), finish_reason(ended, called)))
+        if self.usage:
+            yield self._chunk(usage=usage_of(ended))
+        yield DONE
 
     def _chunk(self, *choices: ChunkChoice, usage: Usage | None = None) -> bytes:
         told = usage if self.usage else msgspec.UNSET
         return data(ChatChunk(self._id, self.created, self.model, self.fingerprint, choices, told))
+
+    def _logprobs(self, likely: Likely) -> ChoiceLogprobs | None:
+        if not likely:
+            return None
+        return ChoiceLogprobs(tuple(self._said(token, how) for token, how in likely))
+
+    def _said(self, token: int, how: Logprobs) -> SaidToken:
+        top = tuple(self._likely(other, logprob) for other, logprob in how.top)
+        one = self._likely(token, how.chosen)
+        return SaidToken(one.token, one.logprob, one.bytes, top)
+
+    def _likely(self, token: int, logprob: float) -> LikelyToken:
+        spelled = self.piece(token)
+        return LikelyToken(spelled.decode(errors="replace"), logprob, tuple(spelled))
 
     @property
     def _id(self) -> str:
         return f"chatcmpl-{self.turn.id}"
 
 
-def _finish_reason(ended: Ended) -> FinishReason:
+def _delta(piece: Piece) -> DeltaMessage:
+    if isinstance(piece, Text):
+        return DeltaMessage(content=piece.text)
+    if isinstance(piece, Thought):
+        return DeltaMessage(reasoning_content=piece.text)
+    call = DeltaCall(piece.index, _function(piece.call), piece.call.id)
+    return DeltaMessage(tool_calls=(call,))
+
+
+def _function(call: ToolCall) -> CalledFunction:
+    return CalledFunction(call.name, call.arguments)
+
+
+def finish_reason(ended: Ended, called: bool) -> FinishReason:
+    """Why the answer ended. Raises TurnFailed or TurnCancelled where it did not."""
     if ended.finish is Finish.FAILED:
         raise TurnFailed(ended.problem or "the engine could not go on")
     if ended.finish is Finish.CANCELLED:
         raise TurnCancelled(ended.problem or "cancelled")
-    return "stop" if ended.finish is Finish.STOP else "length"
+    if ended.finish is Finish.LENGTH:
+        return "length"
+    return "tool_calls" if called else "stop"
 
 
-def _usage(ended: Ended) -> Usage:
+def usage_of(ended: Ended) -> Usage:
+    """What the turn took."""
     return Usage(
         ended.prompt,
         ended.completion,

@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from agentcache.domain.logprobs import MOST_LOGPROBS
+
 JsonObject = dict[str, Any]  # msgspec knows no recursive types; it makes nothing but JSON of Any
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _Name = Annotated[str, Meta(max_length=256)]
 
 
@@ -39,6 +42,7 @@ class ChatMessage(Struct, frozen=True):
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
+    reasoning_content: str | None = None
     name: str | None = None
     refusal: str | None = None
     tool_calls: list[PastToolCall] | None = None
@@ -58,6 +62,50 @@ class Tool(Struct, frozen=True):
 
     type: Literal["function"]
     function: ToolFunction
+
+
+class NamedFunction(Struct, frozen=True):
+    """A function by its name."""
+
+    name: str
+
+
+class ToolReference(Struct, frozen=True):
+    """A tool by its name."""
+
+    function: NamedFunction
+    type: Literal["function"] = "function"
+
+
+class AllowedTools(Struct, frozen=True):
+    """Some of the tools, which may or have to be called."""
+
+    mode: Literal["auto", "required"]
+    tools: list[ToolReference]
+
+
+class ToolChoice(Struct, frozen=True):
+    """Which tools are to be called: a named one, or one of several."""
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+
+
+class JsonSchema(Struct, frozen=True):
+    """What a structured answer is; `strict` or not, it is kept to."""
+
+    schema: JsonObject | None = None
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, frozen=True):
+    """What an answer shall be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class StreamOptions(Struct, frozen=True):
@@ -84,31 +132,31 @@ class ChatRequest(Struct, frozen=True):
     stop: str | list[str] | None = None
     store: bool | None = None
     tools: list[JsonObject] | None = None
-    tool_choice: str | JsonObject | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    reasoning_effort: Effort | None = None
+    service_tier: str | None = None
+    prediction: JsonObject | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: JsonObject | None = None
     prompt_cache_key: _Name | None = None
     safety_identifier: str | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     # What follows is known, and refused unless it asks for nothing (openai_ask.NEUTRAL).
     n: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    logit_bias: dict[str, float] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    response_format: JsonObject | None = None
     modalities: list[str] | None = None
     audio: JsonObject | None = None
-    prediction: JsonObject | None = None
     moderation: JsonObject | None = None
     functions: list[JsonObject] | None = None
     function_call: str | JsonObject | None = None
-    reasoning_effort: str | None = None
     verbosity: str | None = None
-    service_tier: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: JsonObject | None = None
     web_search_options: JsonObject | None = None
 
 
@@ -127,14 +175,48 @@ class Usage(Struct, frozen=True):
     prompt_tokens_details: PromptDetails
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class AnsweredCall(Struct, frozen=True):
+    """A tool that the model calls."""
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
 
 
 class AnswerMessage(Struct, frozen=True):
-    """What the model said."""
+    """What the model said; fields that only some answers have are left out of others."""
 
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
+    refusal: None = None
+    tool_calls: tuple[AnsweredCall, ...] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+
+
+class LikelyToken(Struct, frozen=True):
+    """A token that might have been said here."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class SaidToken(Struct, frozen=True):
+    """A token that was said, and others that might have been."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+    top_logprobs: tuple[LikelyToken, ...]
+
+
+class ChoiceLogprobs(Struct, frozen=True):
+    """How likely the tokens of an answer were."""
+
+    content: tuple[SaidToken, ...]
     refusal: None = None
 
 
@@ -144,7 +226,7 @@ class Choice(Struct, frozen=True):
     message: AnswerMessage
     finish_reason: FinishReason
     index: int = 0
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
 
 
 class ChatCompletion(Struct, frozen=True):
@@ -159,11 +241,22 @@ class ChatCompletion(Struct, frozen=True):
     object: Literal["chat.completion"] = "chat.completion"
 
 
+class DeltaCall(Struct, frozen=True):
+    """A tool that the model calls, or more of its arguments."""
+
+    index: int
+    function: CalledFunction
+    id: str
+    type: Literal["function"] = "function"
+
+
 class DeltaMessage(Struct, frozen=True, omit_defaults=True):
     """What came since the last chunk."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: tuple[DeltaCall, ...] = ()
+    reasoning_content: str | None = None
 
 
 class ChunkChoice(Struct, frozen=True):
@@ -172,7 +265,7 @@ class ChunkChoice(Struct, frozen=True):
     delta: DeltaMessage
     finish_reason: FinishReason | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
 
 
 class ChatChunk(Struct, frozen=True):
