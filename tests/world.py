@@ -26,7 +26,8 @@ from agentcache.domain.spec import CacheSpec
 from agentcache.domain.turn import TurnState
 from agentcache.fetcher import Fetcher
 from agentcache.loop import EngineLoop
-from agentcache.service import Ask, Service
+from agentcache.preparing import Ask, prepared
+from agentcache.service import Service
 from tests.frail import CountingCodec, Disk, FrailEngine
 from tests.talks import Said, Talk
 
@@ -88,6 +89,9 @@ class World:
     context: int = 8192
     durable: bool = True
     digest: bytes = b"memory"
+    disk_floor: int = 0
+    free: int = 1 << 40  # bytes of the disk, without what the home takes of it
+    idle_ttl: float | None = None
     least_shared: int = 1  # its conversations are short
     steady: bool = False
     disk: Disk = field(factory=Disk)
@@ -120,10 +124,14 @@ class World:
             sessions=self.disk,
             clock=self.clock,
             telemetry=self.telemetry,
-            budgets=Budgets(2 * self.blocks * BLOCK_TOKENS * row_bytes, self.disk_cap),
+            budgets=Budgets(
+                2 * self.blocks * BLOCK_TOKENS * row_bytes, self.disk_cap, self.disk_floor
+            ),
             limits=self.limits,
             durable=self.durable,
             least_shared=self.least_shared,
+            free_bytes=lambda: self.free - self.disk.nbytes(),
+            idle_ttl=self.idle_ttl,
         )
 
     def open(self) -> None:
@@ -214,7 +222,8 @@ class World:
     def begin(self, ask: Ask) -> Said:
         """Prepare and queue a turn, as the service does."""
         self.clock.advance(0.001)
-        said = Said(Service(cast(EngineLoop, self), self.clock)._prepared(ask))
+        deadline = self.clock.monotonic() + (ask.timeout or PATIENCE)
+        said = Said(prepared(ask, self.conductor, deadline))
         said.number = self.conductor.enqueue(said.request, said.events.append)
         return said
 

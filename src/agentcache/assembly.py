@@ -14,7 +14,7 @@ from agentcache.domain.pool import BLOCK_TOKENS, BlockPool
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.spec import CacheSpec
 from agentcache.fetcher import Fetcher
-from agentcache.keeper import Keeper
+from agentcache.keeper import Keeper, boundless
 from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.codec import Codec
@@ -33,10 +33,14 @@ LEAST_SHARED = 64
 
 @frozen
 class Budgets:
-    """Bytes of memory for live sequences and encoded segments together, and of disk."""
+    """Bytes of memory for live sequences and encoded segments together, and of disk.
+
+    `disk_floor` bytes of the disk stay free, whoever fills it.
+    """
 
     memory: int
     disk: int
+    disk_floor: int = 0
 
     @property
     def hot(self) -> int:
@@ -68,6 +72,8 @@ class Assembly:
     limits: Limits
     durable: bool = True
     least_shared: int = LEAST_SHARED
+    free_bytes: Callable[[], int] = boundless
+    idle_ttl: float | None = None
     open_grammars: Callable[[Tokenizer, ModelCard], Grammars] | None = None
 
     def __call__(self, post: Post) -> Conductor:
@@ -112,6 +118,7 @@ class Assembly:
             post=post,
             salt=salt,
             durable=self.durable,
+            idle_ttl=self.idle_ttl,
             grammars=self.open_grammars and self.open_grammars(tokenizer, engine.card),
         )
 
@@ -126,6 +133,8 @@ class Assembly:
             post=post,
             warm_cap=self.budgets.warm,
             cold_cap=self.budgets.disk,
+            disk_floor=self.budgets.disk_floor,
+            free_bytes=self.free_bytes,
         )
 
     def _planner(self, card: ModelCard, lineage: Lineage) -> Planner:

@@ -28,6 +28,7 @@ from agentcache.domain.session import SessionKey
 from agentcache.domain.spans import Span, concatenated
 from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import Turn
+from agentcache.expiry import Expiry
 from agentcache.fetcher import Fetched, Fetcher
 from agentcache.keeper import Keeper
 from agentcache.outbox import Post
@@ -63,8 +64,10 @@ class Conductor:
     post: Post
     salt: bytes
     durable: bool = True
+    idle_ttl: float | None = None
     grammars: Grammars | None = None
     compactor: Compactor = field(init=False)
+    expiry: Expiry = field(init=False)
     _speeches: dict[int, Speech] = field(factory=dict, init=False)
     _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
     _steps: Steps = field(init=False)
@@ -72,6 +75,10 @@ class Conductor:
     @_steps.default
     def _no_steps(self) -> Steps:
         return Steps(self.engine, self.clock, self.telemetry)
+
+    @expiry.default
+    def _new_expiry(self) -> Expiry:
+        return Expiry(self.keeper, self.clock, self.idle_ttl)
 
     @compactor.default
     def _new_compactor(self) -> Compactor:
@@ -102,6 +109,8 @@ class Conductor:
         """Do what can be done now; False when there is nothing to do until something comes in."""
         self._tell()  # who came to its place since, and may have been cancelled since, too
         self.compactor.work(quiet=not self.planner.turns)
+        if not self.planner.turns:
+            self.expiry.work()
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
         self._tell()

@@ -4,7 +4,7 @@ Runs on the engine thread, which alone changes the lineage and the registry. Dec
 written and what has to leave; the writing itself is the store thread's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -32,7 +32,7 @@ def _ignore(_durable: bool) -> None:
     """For writes whose end nobody waits for."""
 
 
-def _boundless() -> int:
+def boundless() -> int:
     """What is free where nobody counts."""
     return 1 << 62
 
@@ -42,7 +42,7 @@ class Keeper:
     """Owns the warm payloads, and keeps both tiers within their caps.
 
     `post` runs a call on the engine thread, where the store thread's answers are taken. While
-    nothing can be written (`read_only`), every turn tries again. Of the disk's `free_bytes` at least
+    nothing can be written (`read_only`), every turn tries again. Of the `free_bytes` of the disk
     `disk_floor` stay free.
     """
 
@@ -56,7 +56,7 @@ class Keeper:
     warm_cap: int
     cold_cap: int
     disk_floor: int = 0
-    free_bytes: Callable[[], int] = _boundless
+    free_bytes: Callable[[], int] = boundless
     outbox: Outbox = field(init=False)
     _warm: dict[bytes, Payload] = field(factory=dict, init=False)
     _pins: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)

@@ -47,6 +47,7 @@ class Outbox:
     _drops: dict[bytes, Segment] = field(factory=dict, init=False)
     _adopted: set[bytes] = field(factory=set, init=False)
     _sessions: set[SessionKey] = field(factory=set, init=False)
+    _leaving_bytes: int = field(default=0, init=False)
     _untold: int = field(default=0, init=False)
 
     @property
@@ -63,6 +64,11 @@ class Outbox:
     def dropping(self) -> Mapping[bytes, Segment]:
         """The segments that the home is owed to drop, a read-only view."""
         return MappingProxyType(self._drops)
+
+    @property
+    def leaving_bytes(self) -> int:
+        """What will be free when the store thread has dropped what it was told to."""
+        return self._leaving_bytes
 
     def is_written(self, key: bytes) -> bool:
         """Whether the segment is in the home, or on its way there."""
@@ -157,6 +163,7 @@ class Outbox:
             put=tuple(self._standing(session) for session in known if session is not None),
             forget=tuple(key for key in sessions if self.registry.get(key) is None),
         )
+        self._leaving_bytes += weight(drops.values())
         took = partial(self._settled, drops, adopted, sessions, done)
         self.submit(change, took, corrupt=corrupt)
 
@@ -168,6 +175,7 @@ class Outbox:
         done: Done,
         error: Exception | None,
     ) -> None:
+        self._leaving_bytes -= weight(drops.values())
         if error is None:
             done(True)
             return

@@ -227,6 +227,20 @@ class Settings:
         validator=_ROOM,
         metadata=_help("Disk space for agents' memory.", type=str, metavar="SIZE"),
     )
+    disk_floor: Bytes = field(
+        default=parse_size("1GB"),
+        converter=parse_size,
+        validator=_between(Bytes(0), Bytes(2**50)),
+        metadata=_help("Disk space that is left free, whoever fills it.", type=str, metavar="SIZE"),
+    )
+    idle_ttl: float | None = field(
+        factory=_unset,
+        validator=_between(1.0, 10.0 * 365 * 86_400),
+        metadata=_help(
+            "Seconds after which an agent that nobody talks to is forgotten; default: never.",
+            show_default=False,
+        ),
+    )
     max_queue: int = field(
         default=64, validator=_COUNT, metadata=_help("Turns that may wait; more are refused (429).")
     )
