@@ -3,6 +3,7 @@
 import click
 from typed_settings.exceptions import TsError
 
+from agentcache.cli.agents import agents
 from agentcache.cli.chat import chat
 from agentcache.cli.keys import keys
 from agentcache.cli.models import models
@@ -29,5 +30,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(chat)
+main.add_command(agents)
 main.add_command(models)
 main.add_command(keys)
