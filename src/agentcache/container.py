@@ -126,7 +126,10 @@ class Container(containers.DeclarativeContainer):
     load_tokenizer = providers.Factory(open_tokenizer, model, settings)
 
     budgets = providers.Factory(
-        Budgets, memory=settings.provided.memory_budget, disk=settings.provided.disk_cap
+        Budgets,
+        memory=settings.provided.memory_budget,
+        disk=settings.provided.disk_cap,
+        disk_floor=settings.provided.disk_floor,
     )
     limits = providers.Factory(_limits, settings)
     assembly = providers.Factory(
@@ -141,6 +144,8 @@ class Container(containers.DeclarativeContainer):
         budgets=budgets,
         limits=limits,
         durable=providers.Callable(_is_durable, settings),
+        free_bytes=home.provided.free_bytes,
+        idle_ttl=settings.provided.idle_ttl,
         open_grammars=providers.Object(open_grammars),
     )
     loop = providers.Singleton(EngineLoop, assembly, clock, telemetry)
