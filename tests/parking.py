@@ -52,7 +52,7 @@ class Parking:
         self.segments.append(Segment.following(b"root", parent, start, new, payload.nbytes))
         self.warm[self.segments[-1].key] = payload
 
-    def restore(self, sequence: int, stop: int) -> None:
+    def restore(self, sequence: int, stop: int, capacity: int = 128) -> None:
         """A new sequence of the first `stop` rows."""
         engine = self.driver.engine
         steps = tuple(Step(one, min(one.stop, stop)) for one in self.segments if one.start < stop)
@@ -64,7 +64,7 @@ class Parking:
             found.append(fetched)
             arrived.set()
 
-        fetcher.fetch(steps, self.warm, engine.start(sequence, 128, stop), done)
+        fetcher.fetch(steps, self.warm, engine.start(sequence, capacity, stop), done)
         assert arrived.wait(60)
         fetcher.close()
         assert not found[0].failed
