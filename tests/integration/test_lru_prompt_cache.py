@@ -270,6 +270,8 @@ def test_an_adapter_makes_another_model(
     cache.insert_cache(adapted, IDS, a_cache(model, IDS))
     cache.trim_to(n_sequences=0)
     assert cache.fetch_nearest_cache(adapted, IDS)[1] == IDS[-1:]
+    other = (str(tiny_llama(tmp_path / "other", seed=2)), str(adapter), None)
+    assert cache.fetch_nearest_cache(other, IDS) == (None, IDS)
     cache.close()
 
 

@@ -345,6 +345,18 @@ def test_caches_of_every_known_kind_are_kept_after_single_tokens(
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
 
 
+def test_a_restored_ring_that_is_not_full_can_be_trimmed(home: Path, tmp_path: Path) -> None:
+    model, _ = load(str(SHAPES["gemma3_text"].made(tmp_path / "model")))
+    cache = a_cache(model, PROMPT[:6])
+    with prompt_caches(model, home=home) as caches:
+        caches.commit(PROMPT[:6], cache)
+        found = caches.fetch(PROMPT[:7])
+    for one in (cache, found.cache):
+        assert trim_prompt_cache(one, 2) == 2
+    logits = [np.asarray(run(model, OTHER[-3:], one)) for one in (cache, found.cache)]
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+
+
 def test_a_rotating_cache_that_keeps_its_first_rows_is_refused(
     loaded, caches: PromptCaches
 ) -> None:
