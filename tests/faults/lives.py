@@ -55,6 +55,15 @@ class Kept:
         sessions.update((one.key, one) for one in change.put)
         return Kept(segments, sessions)
 
+    def runs(self) -> list[list[Segment]]:
+        """Neighbours, each of which leaves the one before it at its end."""
+        known = self.segments
+        return [
+            [known[one.parent], one]
+            for one in known.values()
+            if one.parent in known and one.start == known[one.parent].stop
+        ]
+
     def leaves(self) -> list[Segment]:
         """The segments that no other follows."""
         parents = {one.parent for one in self.segments.values()}
@@ -162,6 +171,30 @@ class Lives:
         commit = Commit(drop=(leaf.key,), put=tuple(back))
         return self._do(Job(commit, corrupt=(leaf.key,) if corrupt else ()))
 
+    def merge(self, run: list[Segment]) -> bool:
+        """Put neighbours together: their file first, and then their place in the catalogue."""
+        ids = sum((one.ids for one in run[1:]), run[0].ids)
+        width = 16 * (1 + len(ids) % 9)
+        first = run[0]
+        merged = Segment.following(ROOT, first.parent, first.start, ids, len(ids) * width)
+        if merged.key in self.promised.segments:
+            return True
+        if not self._do(Job(Commit(), ((merged, _payload(merged)),), idle=True)):
+            return False
+        gone = {one.key for one in run}
+        known = self.promised.segments.values()
+        after = tuple(
+            one.adopted_by(merged.key)
+            for one in known
+            if one.parent in gone and one.key not in gone
+        )
+        moved = tuple(
+            evolve(one, cursor=Cursor(merged.key, one.cursor.row))
+            for one in self.promised.sessions.values()
+            if one.cursor and one.cursor.key in gone
+        )
+        return self._do(Job(Commit((merged, *after), tuple(gone), moved)))
+
     def forget(self, key: SessionKey) -> bool:
         """Forget a session."""
         return self._do(Job(Commit(forget=(key,))))
@@ -173,7 +206,8 @@ class Lives:
         problem = told.result(timeout=60)
         if problem is None:
             self.promised = self.promised.after(job.commit)
-            self._unmade = None
+            if job.commit != Commit():
+                self._unmade = None
         elif not self.medium.is_alive:
             self.doubtful = job.commit
             raise ProcessEnded from problem

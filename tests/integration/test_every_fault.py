@@ -39,14 +39,20 @@ def _cursor(lives: Lives, name: str) -> Cursor | None:
     return session and session.cursor
 
 
+def _merge(lives: Lives) -> bool:
+    return all(lives.merge(run) for run in lives.promised.runs()[:1])
+
+
 WORK = (
     _turn("ann", [2, 3], "ann"),
     _turn("ann", [4], "ann"),
     _turn("bob", [1], "ann"),
+    _merge,
     _evict(corrupt=False),
     _evict(corrupt=True),
     _evict(corrupt=True),
-    _turn("ann", [5], "ann"),
+    _turn("ann", [5, 1], "ann"),
+    _merge,
     lambda lives: lives.forget(SessionKey("tenant", ROOT, "bob")),
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from attrs import define
+from attrs import define, evolve
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,6 +19,7 @@ from agentcache.domain.errors import PromptTooLong, StoreFull
 from agentcache.domain.events import Ended
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Sampling, Tier
+from agentcache.expiry import GRACE_SECONDS
 from agentcache.outbox import FILE_OVERHEAD
 from tests.frail import Disk
 from tests.talks import Said, Talk
@@ -27,6 +28,7 @@ from tests.world import World
 SYSTEM = "You are one of several agents, all of which are told the same at first."
 ROOM = 1 << 30
 ROOMY = 10_000_000
+FLOOR = 20_000
 LONG = "tell " * 60
 WORDS = ("yes", "no", "and then?", LONG, "\N{EURO SIGN}uro", "<|im_end|> is not said")
 PROBLEMS = (lambda: StoreFull(100), lambda: OSError("the disk is gone"))
@@ -47,6 +49,7 @@ worlds = st.builds(
     end_rate=st.sampled_from([0.1, 0.01]),
     durable=st.booleans(),
     least_shared=st.sampled_from([1, 8, 64]),
+    disk_floor=st.just(FLOOR),
     steady=st.just(True),
     disk=st.sampled_from([40_000, None, None]).map(lambda room: Disk(MemorySegmentStore(room))),
 )
@@ -161,6 +164,23 @@ class Everything(RuleBasedStateMachine):
             keeper.forget(keys[which % len(keys)])
             for client in self.clients:
                 client.kept = 0
+
+    @rule(which=st.integers(0, 20))
+    def expire(self, which: int) -> None:
+        """An agent's time is over, and long enough passes for that to be believed."""
+        keeper = self.world.conductor.keeper
+        found = sorted(keeper.registry, key=lambda one: one.name)
+        if found:
+            session = found[which % len(found)]
+            keeper._place(evolve(session, expires=self.world.clock.wall()))
+            self.wait(GRACE_SECONDS)
+            for client in self.clients:
+                client.kept = 0
+
+    @rule(free=st.sampled_from([0, FLOOR + 9_000, ROOM]))
+    def others_write_to_the_disk(self, free: int) -> None:
+        self.world.free = free + self.world.disk.nbytes()
+        self.harmed = True
 
     @rule(rounds=st.integers(1, 12))
     def go_on(self, rounds: int) -> None:

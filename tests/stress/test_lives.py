@@ -53,6 +53,11 @@ class AnyOrder(RuleBasedStateMachine):
         if leaves:
             self.do(lambda: self.evict_now(which, corrupt))
 
+    @rule(which=st.integers(0, 20))
+    def merge(self, which: int) -> None:
+        if self.lives.promised.runs():
+            self.do(lambda: self.merge_now(which))
+
     @rule(which=st.integers(0, 2))
     def forget(self, which: int) -> None:
         if self.lives.promised.sessions:
@@ -139,6 +144,11 @@ class AnyOrder(RuleBasedStateMachine):
         leaves = self.lives.promised.leaves()
         if leaves:
             self.lives.evict(leaves[which % len(leaves)], corrupt)
+
+    def merge_now(self, which: int) -> None:
+        runs = self.lives.promised.runs()
+        if runs:
+            self.lives.merge(runs[which % len(runs)])
 
     def forget_now(self, which: int) -> None:
         keys = list(self.lives.promised.sessions)
