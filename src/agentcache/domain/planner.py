@@ -18,6 +18,7 @@ from agentcache.domain.errors import (
     TurnCancelled,
 )
 from agentcache.domain.events import Admitted
+from agentcache.domain.growing import enlarge, is_full, youngest_alive
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Token
@@ -39,8 +40,6 @@ from agentcache.domain.session import SessionKey
 from agentcache.domain.stepping import next_step, rows_of
 from agentcache.domain.turn import Turn, TurnState
 from agentcache.domain.waiting import AgentOrder, TurnQueue
-
-_ALIVE = (TurnState.READY, TurnState.PREFILLING, TurnState.DECODING)
 
 
 @define(eq=False)
@@ -354,34 +353,20 @@ class Planner:
 
         Where there is none, the youngest turns give their place up and wait for it again.
         """
-        if not any(map(self._is_full, self._running.values())):
+        if not any(map(is_full, self._running.values())):
             return (), ()
         grown: list[Grow] = []
         preempted: list[Park] = []
         for turn in sorted(self._running.values(), key=lambda one: one.number):
-            while turn.number in self._running and self._is_full(turn):
-                if self._enlarge(turn):
+            while turn.number in self._running and is_full(turn):
+                if enlarge(turn, self.hot, self.limits.reserve):
                     grown.append(Grow(turn.number, turn.live.number, turn.live.capacity))
                     continue
-                victim = self._youngest_alive()
+                victim = youngest_alive(self._running.values())
                 if victim.live.flying:  # no step is planned until it has landed
                     return tuple(grown), tuple(preempted)
                 preempted.append(self._preempt(victim))
         return tuple(grown), tuple(preempted)
-
-    def _is_full(self, turn: Turn) -> bool:
-        sequence = turn.live
-        decoding = turn.state is TurnState.DECODING and not sequence.flying
-        return decoding and sequence.planned >= sequence.capacity
-
-    def _enlarge(self, turn: Turn) -> bool:
-        held = turn.live.capacity
-        wanted = min(held + self.limits.reserve, self.hot.capacity)
-        return self.hot.enlarge(turn.live, wanted) or self.hot.enlarge(turn.live, held + 1)
-
-    def _youngest_alive(self) -> Turn:
-        alive = (turn for turn in self._running.values() if turn.state in _ALIVE)
-        return max(alive, key=lambda turn: turn.number)
 
     def _preempt(self, turn: Turn) -> Park:
         stop = turn.live.rows if turn.request.store else turn.live.kept
@@ -393,7 +378,7 @@ class Planner:
 
     def _step(self) -> StepPlan | None:
         turns = self._running.values()
-        if len(self._flying) >= self.limits.in_flight or any(map(self._is_full, turns)):
+        if len(self._flying) >= self.limits.in_flight or any(map(is_full, turns)):
             return None
         plan = next_step(self._steps + 1, turns, self.limits, self.pace, self.lineage.spec)
         if plan is not None:
