@@ -149,3 +149,21 @@ class TestWarming:
         world.settle()
         assert world.names() == []
         assert world.segments(Tier.WARM) == []
+
+
+class TestFetching:
+    def test_others_speak_on_while_rows_are_fetched(self) -> None:
+        with World() as world:
+            talk = Talk("ada", system=SYSTEM)
+            world.say(talk, "one")
+            world.go_cold()
+            other = world.begin(Talk("bob").ask("count", max_tokens=40))
+            world.reach(other, TurnState.DECODING)
+            with world.disk.reads:
+                back = world.begin(talk.ask("two", max_tokens=3))
+                while other.number in world.conductor.planner.turns:
+                    assert world.conductor.round()
+                assert not back.events
+            world.settle()
+            assert back.admitted.tier is Tier.COLD
+            world.check_answer(back)
