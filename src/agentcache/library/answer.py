@@ -1,6 +1,6 @@
 """What an agent is asked for beyond the text, and what it answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, get_type_hints
 
 from attrs import field, fields_dict, frozen
@@ -16,9 +16,10 @@ from agentcache.service import Ask
 class Options(TypedDict, total=False):
     """How to answer; what is left out has the default of `Sampling`, or of `Ask`.
 
-    `max_tokens` is the longest answer, None: as long as there is room. `stop` are texts that end
-    it. With `store` false the agent does not remember the turn. `timeout` is how many seconds it
-    may wait for a place. Higher `priority` goes first. `grammar` is what the answer is kept to.
+    `logit_bias` is added to the logits of these token ids. `max_tokens` is the longest answer,
+    None: as long as there is room. `stop` are texts that end it. With `store` false the agent does
+    not remember the turn. `timeout` is how many seconds it may wait for a place. Higher `priority`
+    goes first. `grammar` is what the answer is kept to.
     """
 
     temperature: float
@@ -28,6 +29,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     presence_penalty: float
     frequency_penalty: float
+    logit_bias: Mapping[int, float]
     max_tokens: int | None
     stop: str | Sequence[str]
     store: bool
@@ -94,6 +96,8 @@ def ask_of(identity: Identity, conversation: Conversation, options: Options) -> 
     if "stop" in given:
         stop = options["stop"]
         given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "logit_bias" in given:
+        given["logit_bias"] = tuple(options["logit_bias"].items())
     chosen = {name: given.pop(name) for name in fields_dict(Sampling) if name in given}
     try:
         return Ask(identity, conversation, Sampling(**chosen), **given)  # type: ignore[arg-type]
