@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from agentcache.agents import Agents
 from agentcache.domain.answer import Reading
+from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import (
     AgentCacheError,
     InvalidRequest,
@@ -107,6 +108,11 @@ class Service(Agents):
     def piece(self, token: int) -> bytes:
         """The bytes of one token of the model. Raises Unavailable while there is none."""
         return self._loop.conductor.tokenizer.piece(token)
+
+    async def count_tokens(self, conversation: Conversation) -> int:
+        """How many tokens the prompt of `conversation` has. Raises InvalidRequest, Unavailable."""
+        builder = self._loop.conductor.builder
+        return len(await asyncio.to_thread(builder.build, conversation))
 
     async def begin(self, ask: Ask) -> RunningTurn:
         """Start a turn; returns once it has its place and what could be restored is restored.

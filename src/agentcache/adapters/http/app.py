@@ -5,6 +5,7 @@ from typing import Protocol
 
 from attrs import frozen
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from agentcache.adapters.http.admin import Admin
 from agentcache.adapters.http.agents import Agents
+from agentcache.adapters.http.anthropic_messages import AnthropicMessages
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import TABLE, answer_error, answer_http_error
 from agentcache.adapters.http.gate import Gate
@@ -22,6 +24,21 @@ from agentcache.adapters.http.models import Models
 from agentcache.adapters.http.openai_chat import OpenAIChat
 from agentcache.adapters.http.request_scope import RequestScope
 from agentcache.ports.keyring import Keyring
+
+
+class _AnyText(Convertor[str]):
+    """What is left of a path, line feeds among it, which `path` stops at."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", _AnyText())
 
 
 class Exposition(Protocol):
@@ -58,13 +75,15 @@ def create_app(
 ) -> Starlette:
     """The application, ready to be served or mounted; it starts and stops nothing itself."""
     chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
-    agents, admin = Agents(edge), Admin(edge)
+    messages, agents, admin = AnthropicMessages(edge), Agents(edge), Admin(edge)
     routes = [
         Route("/v1/chat/completions", chat.create, methods=["POST"]),
+        Route("/v1/messages", messages.create, methods=["POST"]),
+        Route("/v1/messages/count_tokens", messages.count_tokens, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{model:path}", models.get),
         Route("/v1/agents", agents.all, methods=["GET", "POST"]),
-        Route("/v1/agents/{name:path}", agents.one, methods=["GET", "POST", "DELETE"]),
+        Route("/v1/agents/{name:any}", agents.one, methods=["GET", "POST", "DELETE"]),
         Route("/v1/admin/model", admin.swap, methods=["POST"]),
         Route("/health", health.ready),
         Route("/health/live", health.live),

@@ -52,6 +52,30 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorDetail
 
 
+class AnthropicErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong, in Anthropic's dialect."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success, as Anthropic clients read it."""
+
+    error: AnthropicErrorDetail
+    type: Literal["error"] = "error"
+
+
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
 @frozen
 class _Row:
     status: int
@@ -90,10 +114,17 @@ def reported(error: Exception) -> ErrorBody:
     return ErrorBody(ErrorDetail(str(error), row.type, param, row.code))
 
 
-async def answer_error(_request: object, error: Exception) -> Response:
+def reported_to_anthropic(error: Exception) -> AnthropicErrorBody:
+    """The wire form of `error` in Anthropic's dialect."""
+    row = _row(error)
+    return _for_anthropic(reported(error), row.status if row else 500)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
     """The response to any error; 500 for one that is not in the table."""
     row = _row(error)
-    return error_response(row.status if row else 500, reported(error), _retry_headers(error))
+    status = row.status if row else 500
+    return _error_response(request, status, reported(error), _retry_headers(error))
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
@@ -104,12 +135,25 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         message = f"there is no {request.method} {request.url.path}"
     kind: ErrorType = "not_found_error" if error.status_code == 404 else "invalid_request_error"
     body = ErrorBody(ErrorDetail(message, kind))
-    return error_response(error.status_code, body, dict(error.headers or {}))
+    return _error_response(request, error.status_code, body, dict(error.headers or {}))
 
 
-def error_response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> Response:
-    """An error as a JSON response."""
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+def _error_response(
+    request: Request, status: int, body: ErrorBody, headers: dict[str, str]
+) -> Response:
+    """An error in the dialect of whoever asked."""
+    told = _for_anthropic(body, status) if _is_anthropic(request) else body
+    return Response(msgspec.json.encode(told), status, headers, "application/json")
+
+
+def _is_anthropic(request: Request) -> bool:
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return "anthropic-version" in request.headers or path.startswith("/v1/messages")
+
+
+def _for_anthropic(body: ErrorBody, status: int) -> AnthropicErrorBody:
+    kind = _ANTHROPIC.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return AnthropicErrorBody(AnthropicErrorDetail(kind, body.error.message))
 
 
 def _row(error: Exception) -> _Row | None:

@@ -23,6 +23,7 @@ class ModelObject(msgspec.Struct, frozen=True):
     object: Literal["model"] = "model"
     type: Literal["model"] = "model"
     owned_by: str = "agentcache"
+    lifecycle: Literal["active"] = "active"
 
 
 class ModelList(msgspec.Struct, frozen=True):

@@ -14,13 +14,13 @@ from agentcache.adapters.http.openai_types import (
     Tool,
     ToolChoice,
 )
+from agentcache.adapters.http.stops import checked_stops
 from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Sampling
 from agentcache.domain.structure import ANY_OBJECT, CalledTools, JsonAnswer, Structure
 from agentcache.service import Ask
 
-MAX_STOPS = 16
 # Values that ask for nothing beside what is done anyway; null always does.
 NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {
     "n": (1,),
@@ -189,9 +189,4 @@ def _max_tokens(request: ChatRequest) -> int | None:
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"stop has {len(stops)} sequences, at most {MAX_STOPS} fit", "stop")
-    if not all(stops):
-        raise InvalidRequest("a stop sequence must not be empty", "stop")
-    return stops
+    return checked_stops((stop,) if isinstance(stop, str) else stop or (), "stop")

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentcache.adapters.http.body import read_json
+from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.hearing import Heard, Likely, hear, heard_out
-from agentcache.adapters.http.identity import as_header
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.openai_ask import asked
 from agentcache.adapters.http.openai_types import (
@@ -39,9 +39,9 @@ from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, TurnStream, data
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import ToolCall
 from agentcache.domain.errors import TurnCancelled, TurnFailed
-from agentcache.domain.events import Admitted, Ended
+from agentcache.domain.events import Ended
 from agentcache.domain.logprobs import Logprobs
-from agentcache.domain.request import Finish, Miss
+from agentcache.domain.request import Finish
 from agentcache.service import RunningTurn
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -75,19 +75,6 @@ class OpenAIChat:
             await self.edge.end(answer.turn)
         headers = cache_headers(answer.turn.admitted)
         return Response(msgspec.json.encode(completion), 200, headers, "application/json")
-
-
-def cache_headers(admitted: Admitted) -> dict[str, str]:
-    """What the cache did for a turn, on every answer of every dialect."""
-    headers = {
-        "x-agentcache-cached-tokens": str(admitted.cached),
-        "x-agentcache-tier": admitted.tier.value,
-    }
-    if admitted.miss is not Miss.NONE:
-        headers["x-agentcache-miss"] = admitted.miss.value
-    if admitted.agent is not None:
-        headers["x-agentcache-agent"] = as_header(admitted.agent)
-    return headers
 
 
 @frozen

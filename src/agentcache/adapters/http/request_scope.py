@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import structlog
 from attrs import define, field
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
@@ -45,7 +45,7 @@ class RequestScope:
             except ClientDisconnect:
                 answer.status = CLIENT_GONE
             except Exception as error:
-                response = await answer_error(None, error)
+                response = await answer_error(Request(scope), error)
                 if answer.status is None:  # else all that is left is to cut the answer short
                     await response(scope, receive, answer.send)
             finally:

@@ -12,6 +12,7 @@ from agentcache.service import Ask
 BUSY = "x-agent-busy"
 PRIORITY = "x-agent-priority"
 TIMEOUT = "x-agent-timeout"
+CACHE = "x-agent-cache"
 _WHEN_BUSY: dict[str, WhenBusy] = {"wait": "wait", "fork": "fork"}
 
 
@@ -19,15 +20,25 @@ def with_wishes(ask: Ask, headers: Headers) -> Ask:
     """The Ask as its headers want it. Raises InvalidRequest that names the header.
 
     X-Agent-Busy: wait or fork, when the agent's last turn still runs. X-Agent-Priority: from -10 to
-    10, higher ones first. X-Agent-Timeout: seconds to wait for a place at most.
+    10, higher ones first. X-Agent-Cache: with no-store the turn uses the cache and leaves nothing
+    behind. X-Agent-Timeout: seconds to wait for a place at most.
     """
     if (busy := headers.get(BUSY)) is not None:
         ask = evolve(ask, when_busy=_when_busy(busy))
     if (priority := headers.get(PRIORITY)) is not None:
         ask = evolve(ask, priority=_priority(priority))
+    if (kept := headers.get(CACHE)) is not None:
+        ask = evolve(ask, store=ask.store and _is_stored(kept))
     if (timeout := headers.get(TIMEOUT)) is not None:
         ask = evolve(ask, timeout=_seconds(timeout))
     return ask
+
+
+def _is_stored(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("store", "no-store"):
+        raise InvalidRequest("X-Agent-Cache must be store or no-store", CACHE)
+    return word == "store"
 
 
 def _when_busy(text: str) -> WhenBusy:

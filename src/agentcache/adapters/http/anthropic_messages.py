@@ -1,0 +1,245 @@
+"""POST /v1/messages, streaming and not, and /v1/messages/count_tokens."""
+
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from attrs import define, field, frozen
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentcache.adapters.http.anthropic_ask import asked, conversation_of, tells_thoughts
+from agentcache.adapters.http.anthropic_types import (
+    BlockDelta,
+    BlockStart,
+    BlockStop,
+    CacheMissReason,
+    ContentBlock,
+    CountRequest,
+    Diagnostics,
+    InputJsonDelta,
+    Message,
+    MessageDelta,
+    MessagesRequest,
+    MessageStart,
+    MessageStop,
+    Ping,
+    SignatureDelta,
+    Stopped,
+    StopReason,
+    StreamEvent,
+    TextBlock,
+    TextDelta,
+    ThinkingBlock,
+    ThinkingDelta,
+    TokenCount,
+    ToolUseBlock,
+    Usage,
+)
+from agentcache.adapters.http.body import read_json
+from agentcache.adapters.http.cache_headers import cache_headers
+from agentcache.adapters.http.connection import while_connected
+from agentcache.adapters.http.edge import Edge
+from agentcache.adapters.http.errors import reported_to_anthropic
+from agentcache.adapters.http.hearing import Answer, Heard, hear, heard_out
+from agentcache.adapters.http.models import require_model
+from agentcache.adapters.http.sse import TurnStream
+from agentcache.domain.answer import Call, Piece, Text, Thought
+from agentcache.domain.errors import TurnCancelled, TurnFailed
+from agentcache.domain.events import Admitted, Ended
+from agentcache.domain.request import Finish, Miss
+from agentcache.service import RunningTurn
+
+_messages = msgspec.json.Decoder(MessagesRequest)
+_count = msgspec.json.Decoder(CountRequest)
+_encode = msgspec.json.Encoder().encode
+_MISSES = {Miss.MODEL_CHANGED, Miss.SYSTEM_CHANGED, Miss.TOOLS_CHANGED, Miss.MESSAGES_CHANGED}
+
+
+@define(eq=False)
+class AnthropicMessages:
+    """The messages endpoints."""
+
+    edge: Edge
+
+    async def create(self, request: Request) -> Response:
+        """Admission comes first: whatever is refused is refused with a status."""
+        body = await read_json(request, _messages, self.edge.max_body)
+        require_model(self.edge.service, body.model)
+        turn = await self.edge.admit(asked(body, request.headers), request)
+        told = _Told(turn, body)
+        if body.stream:
+            frames = told.frames(self.edge.keep_alive)
+            return TurnStream(self.edge, turn, frames, cache_headers(turn.admitted))
+        try:
+            async with while_connected(request.receive):
+                message = await told.whole()
+        finally:
+            await self.edge.end(turn)
+        headers = cache_headers(turn.admitted)
+        return Response(_encode(message), 200, headers, "application/json")
+
+    async def count_tokens(self, request: Request) -> Response:
+        """How many tokens the prompt would have, as the model reads it."""
+        body = await read_json(request, _count, self.edge.max_body)
+        require_model(self.edge.service, body.model)
+        count = await self.edge.service.count_tokens(conversation_of(body))
+        return Response(_encode(TokenCount(count)), media_type="application/json")
+
+
+@frozen
+class _Told:
+    """One turn in Anthropic's words."""
+
+    turn: RunningTurn
+    body: MessagesRequest
+
+    async def whole(self) -> Message:
+        """The answer when it is complete. Raises TurnFailed or TurnCancelled."""
+        answer = await heard_out(self.turn)
+        ended = answer.ended
+        reason = self._reason(ended, bool(answer.calls))
+        return self._message(tuple(self._blocks(answer)), reason, ended.stop, _usage(ended))
+
+    async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
+        """The answer as it comes. The status is long sent when an error comes: it is an event."""
+        begun = _usage_at_start(self.turn.admitted)
+        yield _frame(MessageStart(self._message((), None, None, begun)))
+        yield _frame(Ping())
+        blocks = _Blocks(tells_thoughts(self.body))
+        try:
+            async with aclosing(hear(self.turn, keep_alive)) as heard:
+                async for event in heard:
+                    for told in self._events_of(event, blocks):
+                        yield _frame(told)
+        except Exception as error:
+            yield _event("error", reported_to_anthropic(error))
+
+    def _events_of(self, event: Heard | Ended | None, blocks: "_Blocks") -> Iterator[StreamEvent]:
+        if event is None:
+            yield Ping()
+        elif isinstance(event, Heard):
+            for piece in event.pieces:
+                yield from blocks.tell(piece)
+        else:
+            reason = self._reason(event, blocks.called)
+            yield from blocks.close()
+            yield MessageDelta(Stopped(reason, event.stop), _usage(event))
+            yield MessageStop()
+
+    def _blocks(self, answer: Answer) -> Iterator[ContentBlock]:
+        if answer.thought and tells_thoughts(self.body):
+            yield ThinkingBlock(answer.thought, _signature(answer.thought))
+        if answer.text:
+            yield TextBlock(answer.text)
+        for call in answer.calls:
+            yield ToolUseBlock(call.id, call.name, _parsed(call.arguments))
+
+    def _message(
+        self,
+        content: tuple[ContentBlock, ...],
+        reason: StopReason | None,
+        stop: str | None,
+        usage: Usage,
+    ) -> Message:
+        name, told = f"msg_{self.turn.id}", self._diagnostics()
+        return Message(name, self.body.model, content, reason, stop, usage, diagnostics=told)
+
+    def _diagnostics(self) -> Diagnostics | None:
+        admitted = self.turn.admitted
+        if self.body.diagnostics is None or admitted.miss is Miss.NONE:
+            return None
+        kind = admitted.miss.value if admitted.miss in _MISSES else "unavailable"
+        if admitted.miss is Miss.NO_SESSION:
+            kind = "previous_message_not_found"
+        return Diagnostics(CacheMissReason(kind, admitted.prompt - admitted.cached))
+
+    def _reason(self, ended: Ended, called: bool) -> StopReason:
+        if ended.finish is Finish.FAILED:
+            raise TurnFailed(ended.problem or "the engine could not go on")
+        if ended.finish is Finish.CANCELLED:
+            raise TurnCancelled(ended.problem or "cancelled")
+        if ended.finish is Finish.LENGTH:
+            whole = ended.completion >= self.body.max_tokens
+            return "max_tokens" if whole else "model_context_window_exceeded"
+        if ended.stop is not None:
+            return "stop_sequence"
+        return "tool_use" if called else "end_turn"
+
+
+@define(eq=False)
+class _Blocks:
+    """The content blocks of a stream: one after another, each closed before the next begins."""
+
+    thoughts: bool
+    called: bool = field(default=False, init=False)
+    _index: int = field(default=-1, init=False)
+    _open: type[Text] | type[Thought] | None = field(default=None, init=False)
+    _thought: str = field(default="", init=False)
+
+    def tell(self, piece: Piece) -> Iterator[StreamEvent]:
+        """The events of one more piece."""
+        if isinstance(piece, Call):
+            yield from self._call(piece)
+        elif isinstance(piece, Text):
+            yield from self._begin(Text, TextBlock(""))
+            yield BlockDelta(self._index, TextDelta(piece.text))
+        elif self.thoughts:
+            yield from self._begin(Thought, ThinkingBlock("", ""))
+            self._thought += piece.text
+            yield BlockDelta(self._index, ThinkingDelta(piece.text))
+
+    def close(self) -> Iterator[StreamEvent]:
+        """The events that end the block that is open, if one is."""
+        if self._open is Thought:
+            yield BlockDelta(self._index, SignatureDelta(_signature(self._thought)))
+            self._thought = ""
+        if self._open is not None:
+            yield BlockStop(self._index)
+        self._open = None
+
+    def _begin(
+        self, kind: type[Text] | type[Thought], block: ContentBlock
+    ) -> Iterator[StreamEvent]:
+        if self._open is not kind:
+            yield from self.close()
+            self._index += 1
+            self._open = kind
+            yield BlockStart(self._index, block)
+
+    def _call(self, piece: Call) -> Iterator[StreamEvent]:
+        yield from self.close()
+        self._index += 1
+        self.called = True
+        call = piece.call
+        yield BlockStart(self._index, ToolUseBlock(call.id, call.name, {}))
+        yield BlockDelta(self._index, InputJsonDelta(call.arguments))
+        yield BlockStop(self._index)
+
+
+def _frame(event: StreamEvent) -> bytes:
+    return _event(str(type(event).__struct_config__.tag), event)
+
+
+def _event(name: str, value: msgspec.Struct) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + _encode(value) + b"\n\n"
+
+
+def _usage(ended: Ended) -> Usage:
+    return Usage(ended.prompt - ended.cached, ended.completion, ended.cached)
+
+
+def _usage_at_start(admitted: Admitted) -> Usage:
+    return Usage(admitted.prompt - admitted.cached, 0, admitted.cached)
+
+
+def _signature(thought: str) -> str:
+    return b64encode(blake2b(thought.encode("utf-8", "replace"), digest_size=24).digest()).decode()
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(arguments)
+    return found
