@@ -44,7 +44,13 @@ class ShapeWorld(World):
         self.settle()
         talk.hear(said.text)
         forwarded = self.telemetry.tokens_forwarded - before
+        assert self.engine.held_bytes() <= self.granted()
         return said, forwarded - _decoded(said), due
+
+    def granted(self) -> int:
+        """Bytes for which live sequences have been granted blocks."""
+        spec, hot = self.engine.card.spec, self.conductor.planner.hot
+        return sum(spec.live_bytes(sequence.capacity) for sequence in hot)
 
     def restorable(self, prompt: list[int]) -> int:
         """The largest place to continue, by the rule of the design, looking at every segment."""

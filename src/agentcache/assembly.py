@@ -53,8 +53,8 @@ class Budgets:
         return self.memory - self.hot
 
     def blocks(self, spec: CacheSpec) -> int:
-        """How many blocks of the pool the hot bytes are."""
-        return max(1, self.hot // max(1, BLOCK_TOKENS * (spec.row_bytes + spec.window_row_bytes)))
+        """How many blocks of the pool the hot bytes are: enough for the shortest sequence."""
+        return max(price(spec)(BLOCK_TOKENS), self.hot // _block_bytes(spec))
 
 
 @frozen(eq=False)
@@ -138,10 +138,22 @@ class Assembly:
         )
 
     def _planner(self, card: ModelCard, lineage: Lineage) -> Planner:
-        hot = HotTier(BlockPool(self.budgets.blocks(card.spec)))
+        hot = HotTier(BlockPool(self.budgets.blocks(card.spec)), price(card.spec))
         limits = evolve(
             self.limits,
             in_flight=card.in_flight,
             context=min(card.context, self.limits.context),
         )
         return Planner(lineage, hot, card.ends, limits)
+
+
+def price(spec: CacheSpec) -> Callable[[int], int]:
+    """How many blocks of the pool a sequence takes that has room for so many tokens."""
+    block = _block_bytes(spec)
+    return lambda tokens: -(-spec.live_bytes(tokens) // block)
+
+
+def _block_bytes(spec: CacheSpec) -> int:
+    """The bytes of a block: what its tokens add, or where they add nothing, what is always held."""
+    added = spec.live_bytes(BLOCK_TOKENS) - spec.live_bytes(0)
+    return max(1, added or spec.state_bytes)

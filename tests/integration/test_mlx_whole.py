@@ -224,7 +224,7 @@ def test_bytes_that_are_no_such_cache_are_refused(harm: str) -> None:
 
 def test_what_is_kept_whole_counts_for_the_budget() -> None:
     spec = CacheSpec((LayerSpec.full(1, 4), LayerSpec.whole("it is odd", token_bytes=100)))
-    assert spec.live_token_bytes == spec.row_bytes + 100
+    assert spec.live_bytes(10) == 10 * (spec.row_bytes + 100)
     assert not spec.interior_restorable
     assert spec.whole == {"c1": "it is odd"}
 

@@ -160,3 +160,25 @@ def test_damage_is_noticed(damage: str) -> None:
         hot._by_owner.clear()
     with pytest.raises(IntegrityError):
         hot.check_integrity()
+
+
+def test_a_sequence_takes_blocks_by_its_price_not_by_its_tokens() -> None:
+    """A block each for up to 1,024 tokens, as where most layers are windows."""
+    hot = HotTier(BlockPool(3), price=lambda tokens: -(-tokens // 1024))
+    assert hot.capacity == 3 * 1024
+    first = hot.make(ROOT, tokens([1]), 300)
+    assert first is not None
+    assert (first.capacity, hot.pool.free) == (512, 2)
+    assert hot.enlarge(first, 1000)
+    assert (first.capacity, hot.pool.free) == (1024, 2)
+    assert hot.make(ROOT, tokens([2]), 2049) is None
+    assert hot.make(ROOT, tokens([2]), 2048) is not None
+    hot.check_integrity()
+
+
+def test_where_tokens_add_nothing_a_sequence_has_room_for_any_number() -> None:
+    hot = HotTier(BlockPool(2), price=lambda _: 1)
+    assert hot.capacity > 1_000_000
+    assert hot.make(ROOT, tokens([1]), 500_000) is not None
+    assert hot.pool.free == 1
+    hot.check_integrity()

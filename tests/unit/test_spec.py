@@ -76,3 +76,17 @@ def test_an_unknown_dtype_and_a_window_of_nothing_are_refused() -> None:
         CacheSpec((), "float8")
     with pytest.raises(ValueError, match="window"):
         LayerSpec(LayerKind.WINDOW, window=0)
+
+
+def test_a_live_window_takes_its_rows_and_some_slack_however_long_the_sequence() -> None:
+    spec = CacheSpec((LayerSpec(LayerKind.WINDOW, 1, 4, 4, 100),))
+    assert spec.live_bytes(50) == 50 * spec.window_row_bytes
+    assert spec.live_bytes(200) == spec.live_bytes(8_000) == 200 * spec.window_row_bytes
+
+
+def test_a_live_state_takes_the_same_whatever_there_is_room_for() -> None:
+    spec = CacheSpec(
+        (LayerSpec.full(1, 4), LayerSpec(LayerKind.STATE, state=(StateArray((7,), "float32"),)))
+    )
+    assert spec.live_bytes(0) == 28
+    assert spec.live_bytes(10) == 28 + 10 * spec.row_bytes

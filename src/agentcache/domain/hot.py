@@ -1,7 +1,8 @@
 """The hot tier: live sequences, running or resting, and the blocks that they hold."""
 
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attrs import define, field
 
@@ -11,6 +12,8 @@ from agentcache.domain.session import SessionKey
 from agentcache.domain.tokens import Tokens
 from agentcache.domain.turn import Sequence
 
+_MOST_TOKENS = 1 << 31
+
 
 @define(eq=False)
 class HotTier:
@@ -19,9 +22,14 @@ class HotTier:
     Everything that a resting sequence holds is in the lineage too, so it gives way at once, the
     longest at rest first, when somebody needs its blocks. `dropped` collects those that gave way
     until `take_dropped` is called, `gave_way` counts those that had to, and their blocks.
+
+    `price` is how many blocks a sequence takes that has room for so many tokens, more for more of
+    them. `capacity` is the room of the longest sequence that could ever be held, in tokens.
     """
 
     pool: BlockPool
+    price: Callable[[int], int] = blocks_for
+    capacity: int = field(init=False)
     _live: dict[int, Sequence] = field(factory=dict, init=False)
     _resting: "OrderedDict[int, Sequence]" = field(factory=OrderedDict, init=False)
     _by_owner: dict[SessionKey, Sequence] = field(factory=dict, init=False)
@@ -31,13 +39,15 @@ class HotTier:
     _resting_blocks: int = field(default=0, init=False)
     _last_number: int = field(default=0, init=False)
 
+    @capacity.default
+    def _longest(self) -> int:
+        counts = range(1, _MOST_TOKENS // BLOCK_TOKENS)
+        return BLOCK_TOKENS * bisect_right(
+            counts, self.pool.total, key=lambda count: self.price(count * BLOCK_TOKENS)
+        )
+
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._live.values())
-
-    @property
-    def capacity(self) -> int:
-        """The tokens of the longest sequence that could ever be held."""
-        return self.pool.total * BLOCK_TOKENS
 
     def resting(self, owner: SessionKey | None) -> Sequence | None:
         """The sequence that the last turn of `owner` left behind."""
@@ -46,24 +56,26 @@ class HotTier:
 
     def make(self, root: bytes, ids: "Tokens[int]", capacity: int) -> Sequence | None:
         """A new sequence with room for `capacity` tokens; None when there is no room."""
-        blocks = blocks_for(capacity)
+        capacity = _rounded(capacity)
+        blocks = self.price(capacity)
         if not self._make_room(blocks, sparing=None):
             return None
         self._last_number += 1
-        sequence = Sequence(self._last_number, root, ids, blocks * BLOCK_TOKENS)
+        sequence = Sequence(self._last_number, root, ids, capacity)
         self.pool.reserve(sequence.number, blocks)
         self._live[sequence.number] = sequence
         return sequence
 
     def enlarge(self, sequence: Sequence, capacity: int) -> bool:
         """Grant `sequence` room for `capacity` tokens in all; False when there is none."""
-        more = blocks_for(capacity) - self.pool.held(sequence.number)
+        capacity = _rounded(capacity)
+        more = self.price(capacity) - self.pool.held(sequence.number)
         if more > 0:
             if not self._make_room(more, sparing=sequence):
                 return False
             self.pool.reserve(sequence.number, more)
             self._resting_blocks += more if sequence.number in self._resting else 0
-            sequence.capacity = self.pool.held(sequence.number) * BLOCK_TOKENS
+        sequence.capacity = max(sequence.capacity, capacity)
         return True
 
     def wake(self, sequence: Sequence) -> None:
@@ -110,7 +122,7 @@ class HotTier:
         if set(self.pool.granted) != set(self._live):
             raise IntegrityError("blocks are held by sequences that are not live")
         for number, sequence in self._live.items():
-            if self.pool.held(number) * BLOCK_TOKENS != sequence.capacity:
+            if self.pool.held(number) != self.price(sequence.capacity):
                 raise IntegrityError(f"sequence {number} does not hold its capacity")
             if not 0 <= sequence.kept <= sequence.rows <= sequence.planned <= sequence.capacity:
                 raise IntegrityError(f"sequence {number} counts its rows wrongly")
@@ -140,3 +152,8 @@ class HotTier:
     def _disown(self, sequence: Sequence) -> None:
         if sequence.owner is not None and self._by_owner.get(sequence.owner) is sequence:
             del self._by_owner[sequence.owner]
+
+
+def _rounded(tokens: int) -> int:
+    """Room is given by whole blocks of tokens."""
+    return blocks_for(tokens) * BLOCK_TOKENS

@@ -10,6 +10,14 @@ from attrs.validators import ge, optional
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "uint8": 1}
 
 
+_LEAST_SLACK, _MOST_SLACK = 32, 256
+
+
+def window_room(window: int) -> int:
+    """How many rows a live window may hold: with slack, so that it is rarely moved."""
+    return window + max(_LEAST_SLACK, min(_MOST_SLACK, window))
+
+
 class LayerKind(Enum):
     """How a layer remembers."""
 
@@ -62,6 +70,12 @@ class LayerSpec:
     def full(cls, heads: int, key_dim: int, value_dim: int | None = None) -> "LayerSpec":
         """A layer that keeps the row of every token."""
         return cls(LayerKind.FULL, heads, key_dim, key_dim if value_dim is None else value_dim)
+
+    def live_rows(self, tokens: int) -> int:
+        """How many rows a live cache with room for `tokens` holds, slack included."""
+        if self.kind is LayerKind.WINDOW and self.window is not None:
+            return min(tokens, window_room(self.window))
+        return tokens if self.kind is LayerKind.FULL else 0
 
     @property
     def row_items(self) -> int:
@@ -135,11 +149,11 @@ class CacheSpec:
         """Native bytes of one checkpoint of all `state` layers."""
         return sum(array.nbytes for layer in self.layers for array in layer.state)
 
-    @cached_property
-    def live_token_bytes(self) -> int:
-        """Bytes of live caches that one token more may take, all kinds of layers together."""
-        whole = sum(layer.token_bytes for layer in self.layers)
-        return self.row_bytes + self.window_row_bytes + whole
+    def live_bytes(self, tokens: int) -> int:
+        """Bytes that the live caches of a sequence take which has room for `tokens`."""
+        item = ITEM_BYTES[self.dtype]
+        rows = sum(one.live_rows(tokens) * one.row_items * item for one in self.layers)
+        return rows + tokens * sum(one.token_bytes for one in self.layers) + self.state_bytes
 
     @cached_property
     def whole(self) -> Mapping[str, str]:

@@ -15,8 +15,8 @@ from mlx_lm.models.base import create_causal_mask
 
 from agentcache.adapters.mlx.handles import Buffer, BufferHandle, Mask
 from agentcache.adapters.mlx.live import Undo
+from agentcache.domain.spec import window_room
 
-_LEAST_SLACK, _MOST_SLACK = 32, 256
 Array = TypeVar("Array", Buffer, mx.array)
 
 
@@ -86,8 +86,7 @@ class WindowLeaf(ABC, Generic[Array]):
 
     @property
     def _room(self) -> int:
-        slack = max(_LEAST_SLACK, min(_MOST_SLACK, self.window))
-        return min(self.window + slack, self.capacity)
+        return min(window_room(self.window), self.capacity)
 
     def _move(self, count: int, keys: Array, values: Array) -> None:
         """The last `count` rows to the front of new arrays."""
