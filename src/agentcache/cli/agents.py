@@ -11,6 +11,7 @@ import click
 
 from agentcache.cli.desks import Desk, LocalDesk, RemoteDesk, Shown
 from agentcache.cli.options import chosen_config, with_config
+from agentcache.cli.printable import printable
 from agentcache.domain.access import Access
 from agentcache.domain.errors import HomeError
 from agentcache.domain.session import DEFAULT_TENANT
@@ -187,12 +188,6 @@ def _files() -> Iterator[None]:
 
 
 # -- what is printed -------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """`text` so that it cannot steer a terminal, nor be taken for more than one line."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def _tell(agent: Shown, as_json: bool) -> None:

@@ -5,8 +5,10 @@ from typed_settings.exceptions import TsError
 
 from agentcache.cli.agents import agents
 from agentcache.cli.chat import chat
+from agentcache.cli.doctor import doctor
 from agentcache.cli.keys import keys
 from agentcache.cli.models import models
+from agentcache.cli.printable import printable
 from agentcache.cli.serve import serve
 from agentcache.domain.errors import AgentCacheError
 from agentcache.settings import problems
@@ -17,7 +19,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AgentCacheError as error:
-            raise click.ClickException(str(error)) from None
+            told = "\n".join(printable(line) for line in str(error).split("\n"))
+            raise click.ClickException(told) from None
         except TsError as error:
             raise click.UsageError(problems(error)) from None
 
@@ -32,4 +35,5 @@ main.add_command(serve)
 main.add_command(chat)
 main.add_command(agents)
 main.add_command(models)
+main.add_command(doctor)
 main.add_command(keys)
