@@ -13,7 +13,7 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test stress soak lint types fmt bench-core bench-resume bench-dropin bench-memory bench-shapes fidelity constraints
+.PHONY: help setup demo serve test stress soak lint types fmt bench-core bench-resume bench-dropin bench-memory bench-compaction bench-shapes fidelity constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
@@ -29,6 +29,7 @@ help:
 	@echo "bench-resume  the resume benchmark"
 	@echo "bench-dropin  mlx_lm.server after its restart, with and without our prompt cache"
 	@echo "bench-memory  what an agent takes in RAM and on disk, by codec"
+	@echo "bench-compaction  restoring 200 turns: as a chain, merged, as one turn"
 	@echo "bench-shapes  what it costs to come back, by kind of cache; writes docs/shapes.md"
 	@echo "fidelity      what each codec costs in quality; writes docs/fidelity.md"
 	@echo "constraints   pin the newest releases into constraints.txt"
@@ -97,6 +98,9 @@ bench-resume: $(STAMP)
 
 bench-dropin: $(STAMP)
 	$(BIN)/python benchmarks/dropin.py
+
+bench-compaction: $(STAMP)
+	$(BIN)/python benchmarks/compaction.py
 
 bench-memory: $(STAMP)
 	$(BIN)/python benchmarks/memory.py
