@@ -19,7 +19,7 @@ from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import Tokens
 from agentcache.fetcher import Fetched, Fetcher
-from agentcache.keeper import Keeper
+from agentcache.keeper import Keeper, boundless
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import RowSource
 from agentcache.ports.rows import Rows
@@ -46,7 +46,10 @@ class Origin:
 
 @frozen
 class Stores:
-    """Where rows are kept: encoded how, in which stores, in how many bytes of RAM and of disk."""
+    """Where rows are kept: encoded how, in which stores, in how many bytes of RAM and of disk.
+
+    Of the `free_bytes` of the disk `disk_floor` stay free.
+    """
 
     codec: Codec
     segments: SegmentStore
@@ -54,6 +57,8 @@ class Stores:
     telemetry: Telemetry
     memory: int
     disk: int
+    disk_floor: int = 0
+    free_bytes: Callable[[], int] = boundless
 
 
 @frozen
@@ -99,6 +104,8 @@ class PrefixStore:
             post=posted.put,
             warm_cap=stores.memory,
             cold_cap=stores.disk,
+            disk_floor=stores.disk_floor,
+            free_bytes=stores.free_bytes,
         )
         try:
             keeper.open(catalogue)

@@ -20,7 +20,7 @@ from agentcache.plugins import codec as codec_of
 from agentcache.ports.codec import Codec
 from agentcache.prefixes import Kept, Origin, PrefixStore
 from agentcache.rows_by_model import Caps, RowsByModel, folder_digest, opened_store
-from agentcache.settings import parse_size
+from agentcache.settings import Settings, parse_size
 
 if TYPE_CHECKING:
     from agentcache.adapters.mlx.lru_prompt_cache import PersistentLRUPromptCache
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Kept", "PromptCaches", "lru_prompt_cache", "prompt_caches"]
 
-DEFAULT_HOME = Path("~/.agentcache")
+DEFAULT_HOME = Settings().home
 DEFAULT_MEMORY = "256MiB"
-DEFAULT_DISK = "20GB"
+DEFAULT_DISK = Settings().disk_cap
 
 
 @frozen(eq=False)

@@ -23,6 +23,7 @@ from agentcache.domain.tokens import Tokens, tokens
 from agentcache.ports.codec import Codec
 from agentcache.ports.model_source import Stage
 from agentcache.prefixes import Origin, PrefixStore, Stores
+from agentcache.settings import Settings
 
 if TYPE_CHECKING:
     from agentcache.adapters.mlx.prompt_cache import PromptCache, PromptCacheAdapter
@@ -45,7 +46,16 @@ def opened_store(home: Home, origin: Origin, codec: Codec, caps: Caps) -> Iterat
         segments = DiskSegmentStore.open(home.segments, home.quarantine)
         stack.callback(segments.close)
         sessions = SqliteSessionStore.open(home.catalogue)
-        stores = Stores(codec, segments, sessions, NullTelemetry(), caps.memory, caps.disk)
+        stores = Stores(
+            codec,
+            segments,
+            sessions,
+            NullTelemetry(),
+            caps.memory,
+            caps.disk,
+            Settings().disk_floor,
+            home.free_bytes,
+        )
         store = PrefixStore.open(origin, stores)
         stack.callback(store.close)
         yield store

@@ -44,13 +44,20 @@ class Home:
     """Stores that outlive the PrefixStore over them, and an engine that makes rows."""
 
     def __init__(self, spec: CacheSpec, memory: int = 1 << 30) -> None:
-        self.spec, self.memory = spec, memory
+        self.spec, self.memory, self.free = spec, memory, 1 << 30
         self.segments, self.sessions = Frail(), MemorySessionStore()
         self.driver = Driver(MemoryEngine.of(spec=spec))
 
     def open(self, digest: bytes = b"model") -> PrefixStore:
         stores = Stores(
-            codec("native"), self.segments, self.sessions, NullTelemetry(), self.memory, 1 << 30
+            codec("native"),
+            self.segments,
+            self.sessions,
+            NullTelemetry(),
+            self.memory,
+            1 << 30,
+            disk_floor=1 << 20,
+            free_bytes=lambda: self.free,
         )
         return PrefixStore.open(Origin(digest, self.spec), stores)
 
@@ -157,6 +164,17 @@ def test_what_cannot_be_written_stays_in_ram_and_is_written_later(home: Home) ->
     assert (kept.durable, kept.problem) == (False, "the disk is on fire")
     assert store.restore(tokens([*PROMPT, 5]), Blank(home)) == len(PROMPT)
     home.segments.problem = None
+    assert store.keep(tokens(PROMPT), home.rows_of(PROMPT)).durable
+    home.close(store)
+
+
+def test_the_disk_is_not_filled_up(home: Home) -> None:
+    store = home.open()
+    home.free = 1 << 20
+    kept = store.keep(tokens(PROMPT), home.rows_of(PROMPT))
+    assert kept.durable is False
+    assert "bytes free" in str(kept.problem)
+    home.free = 1 << 30
     assert store.keep(tokens(PROMPT), home.rows_of(PROMPT)).durable
     home.close(store)
 
