@@ -70,6 +70,28 @@ class LineageMachine(RuleBasedStateMachine):
         if not self.tiers[victim.key]:
             self._forget(victim.key)
 
+    @precondition(lambda self: self.segments)
+    @rule(data=st.data(), where=st.sets(tiers, min_size=1))
+    def merge(self, data: st.DataObject, where: set[Tier]) -> None:
+        last = self.segments[data.draw(st.sampled_from(sorted(self.segments)))]
+        if last.parent is None or not self._may_merge(self.segments[last.parent], last):
+            return
+        first = self.segments[last.parent]
+        ids = first.ids[: last.start - first.start] + last.ids
+        merged = Segment.following(first.root, first.parent, first.start, ids, 3 * len(ids))
+        if merged.key in self.segments:
+            return
+        gone = (first.key, last.key)
+        children = {key for key, one in self.segments.items() if one.parent in gone} - set(gone)
+        moved = self.lineage.merge((first, last), merged, *where)
+        assert {one.key for one in moved} == children
+        assert all(one.parent == merged.key and one.is_sound for one in moved)
+        said = self.says[last.key]
+        for key in gone:
+            self._forget(key)
+        self.segments |= {one.key: one for one in (merged, *moved)}
+        self.says[merged.key], self.tiers[merged.key] = said, set(where)
+
     # -- staying -----------------------------------------------------------------------------
 
     @precondition(lambda self: self.segments)
@@ -166,6 +188,15 @@ class LineageMachine(RuleBasedStateMachine):
             return False
         children = any(one.parent == key for one in self.segments.values())
         return not children or (tier is Tier.WARM and Tier.COLD in self.tiers[key])
+
+    def _may_merge(self, first: Segment, last: Segment) -> bool:
+        """Whether nobody holds them, or needs what is lost: rows, and the end of the first."""
+        beside = [one for one in self.segments.values() if one.parent == first.key and one != last]
+        if any(one.key in lease for one in (first, last) for lease in self.leases):
+            return False
+        if self.lineage.spec.interior_restorable:
+            return all(one.start <= last.start for one in beside)
+        return last.start == first.stop and not beside
 
     def _descendants(self, key: bytes) -> list[bytes]:
         children = [one for one, segment in self.segments.items() if segment.parent == key]

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
+from attrs import evolve
 
-from agentcache.domain.errors import HomeError, StoreFull
+from agentcache.domain.errors import CommitInDoubt, HomeError, StoreFull
 from agentcache.domain.segment import Segment
 from agentcache.domain.tokens import tokens
 from agentcache.ports.payload import Payload, Tensor
@@ -187,3 +188,56 @@ def test_corrupt_payloads_are_set_aside_and_the_others_deleted(disk: Disk, write
     writer.close()
     assert in_home(disk) == set()
     assert disk.nbytes() == 10  # in quarantine
+
+
+def test_payloads_of_a_commit_in_doubt_stay_until_another_commit_is_made(
+    disk: Disk, writer: Writer
+) -> None:
+    disk.fail("commit", CommitInDoubt(OSError("no")))
+    job, outcome = adding(segment(0))
+    writer.submit(job)
+    assert isinstance(outcome.result(PATIENCE), OSError)
+    assert disk.nbytes() == 10
+    writer.submit(Job(Commit(drop=(b"nothing",))))  # it may change nothing, and say nothing
+    done: Future[Exception | None] = Future()
+    writer.submit(Job(Commit(), done=done.set_result))
+    assert done.result(PATIENCE) is None
+    assert disk.nbytes() == 10
+    job, outcome = adding(segment(50, 5))
+    writer.submit(job)
+    writer.close()
+    assert disk.nbytes() == 5
+
+
+def test_a_commit_in_doubt_that_is_made_again_keeps_its_payloads(
+    disk: Disk, writer: Writer
+) -> None:
+    disk.fail("commit", CommitInDoubt(OSError("no")))
+    writer.submit(adding(segment(0))[0])
+    writer.submit(adding(segment(0))[0])
+    writer.close()
+    assert in_home(disk) == {segment(0).key}
+    assert disk.nbytes() == 10
+
+
+def test_idle_jobs_wait_for_all_others(disk: Disk, writer: Writer) -> None:
+    with disk.writes:
+        writer.submit(adding(segment(0, 3))[0])
+        writer.submit(evolve(adding(segment(50, 3))[0], idle=True))
+        writer.submit(adding(segment(100, 3))[0])
+        done: Future[Exception | None] = Future()
+        writer.submit(Job(Commit(), idle=True, done=done.set_result))
+    assert done.result(PATIENCE) is None
+    assert disk.written[-1].key == segment(50, 3).key
+
+
+def test_idle_jobs_that_have_not_begun_are_too_late_at_the_end(disk: Disk, writer: Writer) -> None:
+    with disk.writes:
+        writer.submit(adding(segment(0, 3))[0])
+        job, outcome = adding(segment(50, 3))
+        writer.submit(evolve(job, idle=True))
+        closing = threading.Thread(target=writer.close)
+        closing.start()
+        assert isinstance(outcome.result(PATIENCE), RuntimeError)
+    closing.join()
+    assert in_home(disk) == {segment(0, 3).key}
