@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agentcache.agent_view import AgentView as AgentView
+    from agentcache.domain import errors as errors
     from agentcache.domain.conversation import Message as Message
     from agentcache.domain.request import Finish as Finish
     from agentcache.domain.request import Miss as Miss
