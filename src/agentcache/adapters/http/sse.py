@@ -1,7 +1,7 @@
 """Server-sent events: a turn's events as a stream that keeps alive and ends with its client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -27,25 +27,35 @@ async def events_or_pauses(
     turn: AsyncIterable[Delta | Ended], pause: float
 ) -> AsyncGenerator[Delta | Ended | None]:
     """The turn's events, and None whenever there was none for `pause` seconds."""
-    events = aiter(turn)
-    coming = asyncio.ensure_future(_next(events))
+    told: asyncio.Queue[Delta | Ended | None] = asyncio.Queue()
+    listening = asyncio.create_task(_listen(turn, told))
+    alarm = _alarm(told, pause)
     try:
-        while True:
-            await asyncio.wait((coming,), timeout=pause)
-            if not coming.done():
-                yield None
-                continue
-            event = coming.result()
-            if event is None:
-                return
-            yield event
-            coming = asyncio.ensure_future(_next(events))
+        while not (listening.done() and told.empty()):
+            event = await told.get()
+            alarm.cancel()
+            if event is not None or not listening.done():
+                yield event
+            alarm = _alarm(told, pause)
+        await listening  # raises what ended it
     finally:
-        coming.cancel()
+        alarm.cancel()
+        if not listening.cancel() and not listening.cancelled():
+            listening.exception()  # nobody is there to be told
 
 
-async def _next(events: AsyncIterator[Delta | Ended]) -> Delta | Ended | None:
-    return await anext(events, None)
+def _alarm(told: "asyncio.Queue[Delta | Ended | None]", pause: float) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(pause, told.put_nowait, None)
+
+
+async def _listen(
+    turn: AsyncIterable[Delta | Ended], told: "asyncio.Queue[Delta | Ended | None]"
+) -> None:
+    try:
+        async for event in turn:
+            told.put_nowait(event)
+    finally:
+        told.put_nowait(None)  # whoever waits for more looks again
 
 
 class TurnStream(StreamingResponse):
