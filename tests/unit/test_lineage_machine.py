@@ -73,10 +73,14 @@ class LineageMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.segments)
     @rule(data=st.data(), where=st.sets(tiers, min_size=1))
     def merge(self, data: st.DataObject, where: set[Tier]) -> None:
-        last = self.segments[data.draw(st.sampled_from(sorted(self.segments)))]
-        if last.parent is None or not self._may_merge(self.segments[last.parent], last):
+        pairs = sorted(
+            (one.parent, one.key)
+            for one in self.segments.values()
+            if one.parent is not None and self._may_merge(self.segments[one.parent], one)
+        )
+        if not pairs:
             return
-        first = self.segments[last.parent]
+        first, last = (self.segments[key] for key in data.draw(st.sampled_from(pairs)))
         ids = first.ids[: last.start - first.start] + last.ids
         merged = Segment.following(first.root, first.parent, first.start, ids, 3 * len(ids))
         if merged.key in self.segments:
