@@ -68,6 +68,8 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
     named = _named(registry, identity, root)
     messages = as_said(ask.conversation.messages, registry, identity.tenant, root, named)
     prompt, known = _prompt(ask, conductor, root, evolve(ask.conversation, messages=messages))
+    if named is None:  # so that what is kept of them stays as it was
+        messages = as_said(messages, registry, identity.tenant, root, known)
     form = conductor.tokenizer.answer_format()
     opened = form.opens(prompt.generation_prompt())
     reading = Reading(form, ask.tools, turn, opened, single=not ask.several)

@@ -90,7 +90,10 @@ class Reading:
         thought = "".join(one.text for one in pieces if isinstance(one, Thought))
         calls = tuple(one.call for one in pieces if isinstance(one, Call))
         said = text if text != content else None
-        return Message("assistant", content, tool_calls=calls, thought=thought, said=said)
+        turn = self.seed or None
+        return Message(
+            "assistant", content, tool_calls=calls, thought=thought, said=said, turn=turn
+        )
 
     def call_id(self, index: int) -> str:
         """The id of the call that is number `index` in the answer."""

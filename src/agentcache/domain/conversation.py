@@ -23,7 +23,7 @@ class Message:
     """One message. `role` is system, user, assistant or tool (developer is read as system).
 
     `thought` is what the assistant thought before it spoke. `said` is its answer as the model wrote
-    it, where that is more than `content`.
+    it, where that is more than `content`; `turn` the id of the turn that it is the answer of.
     """
 
     role: str
@@ -33,6 +33,7 @@ class Message:
     tool_call_id: str | None = None
     thought: str = ""
     said: str | None = None
+    turn: str | None = field(default=None, eq=False)
 
 
 @frozen

@@ -15,6 +15,8 @@ from agentcache.domain.spans import RenderedSpan, Span, chain, chains
 _ByChain = dict[tuple[str, bytes, bytes], tuple[SessionKey, ...]]
 # (tenant, root, id of a tool call) -> the message that called it, and how many sessions have it
 _ByCall = dict[tuple[str, bytes, str], tuple[Message, int]]
+# (tenant, root, turn) -> all sessions that have the turn's answer, the last one used last
+_ByTurn = dict[tuple[str, bytes, str], tuple[SessionKey, ...]]
 
 
 @define(eq=False)
@@ -29,6 +31,7 @@ class SessionRegistry:
     _by_chain: _ByChain = field(factory=dict, init=False)
     _chains: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
     _by_call: _ByCall = field(factory=dict, init=False)
+    _by_turn: _ByTurn = field(factory=dict, init=False)
     _at_segment: dict[bytes, set[SessionKey]] = field(factory=dict, init=False)
     _roots: dict[tuple[str, str], frozenset[bytes]] = field(factory=dict, init=False)
 
@@ -61,6 +64,12 @@ class SessionRegistry:
         found = self._by_call.get((tenant, root, call_id))
         return found[0] if found else None
 
+    def answered(self, tenant: str, root: bytes, turn: str) -> Session | None:
+        """A session that has the answer of this turn; of several, the last one used."""
+        keys = self._by_turn.get((tenant, root, turn), ())
+        found = (self._sessions.get(key) for key in reversed(keys))
+        return next((session for session in found if session is not None), None)
+
     def is_elsewhere(self, tenant: str, root: bytes, name: str) -> bool:
         """Whether a session of this name exists under another root: another model, or codec."""
         return bool(self._roots.get((tenant, name), frozenset()) - {root})
@@ -74,7 +83,7 @@ class SessionRegistry:
         named = (key.tenant, key.name)
         self._roots[named] = self._roots.get(named, frozenset()) | {key.root}
         self._index_chains(session, before)
-        self._index_calls(session, before)
+        self._index_answers(session, before)
         return before
 
     def remove(self, key: SessionKey) -> Session | None:
@@ -88,7 +97,7 @@ class SessionRegistry:
         if not self._roots[named]:
             del self._roots[named]
         self._drop_chains(key, self._chains.pop(key))
-        self._drop_calls(key, session.messages)
+        self._drop_answers(key, session.messages)
         return session
 
     def touch(self, key: SessionKey) -> None:
@@ -136,26 +145,43 @@ class SessionRegistry:
         )
         if calls != {at: users for at, (_, users) in self._by_call.items()}:
             raise IntegrityError("the index by call is not that of the messages")
+        turns = Counter(
+            (key.tenant, key.root, message.turn, key)
+            for key, session in self._sessions.items()
+            for message in session.messages
+            if message.turn is not None
+        )
+        if turns != Counter((*at, key) for at, keys in self._by_turn.items() for key in keys):
+            raise IntegrityError("the index by turn is not that of the messages")
         found = [(*link, key) for link, keys in self._by_chain.items() for key in keys]
         if len(found) != len(said) or set(found) != said:
             raise IntegrityError("the index by chain is not what the sessions said")
 
-    def _index_calls(self, session: Session, before: Session | None) -> None:
+    def _index_answers(self, session: Session, before: Session | None) -> None:
         old = before.messages if before else ()
         same = sum(1 for _ in takewhile(_is_same, zip(old, session.messages, strict=False)))
+        self._drop_answers(session.key, old[same:])
         key = session.key
         for message in session.messages[same:]:
             for call in message.tool_calls:
                 at = (key.tenant, key.root, call.id)
                 self._by_call[at] = (message, self._by_call.get(at, (message, 0))[1] + 1)
-        self._drop_calls(key, old[same:])
+            if message.turn is not None:
+                turn = (key.tenant, key.root, message.turn)
+                self._by_turn[turn] = (*self._by_turn.get(turn, ()), key)
 
-    def _drop_calls(self, key: SessionKey, messages: Sequence[Message]) -> None:
+    def _drop_answers(self, key: SessionKey, messages: Sequence[Message]) -> None:
         for call in (call for message in messages for call in message.tool_calls):
             at = (key.tenant, key.root, call.id)
             message, users = self._by_call.pop(at)
             if users > 1:
                 self._by_call[at] = (message, users - 1)
+        for turn in (message.turn for message in messages if message.turn is not None):
+            said = (key.tenant, key.root, turn)
+            left = list(self._by_turn.pop(said))
+            left.remove(key)
+            if left:
+                self._by_turn[said] = tuple(left)
 
     def _move_cursor(self, key: SessionKey, before: Session | None, after: Session | None) -> None:
         if before is not None and before.cursor is not None:
@@ -190,7 +216,8 @@ class SessionRegistry:
 
 
 def _is_same(pair: tuple[Message, Message]) -> bool:
-    return pair[0] is pair[1] or pair[0] == pair[1]
+    one, other = pair
+    return one is other or (one == other and one.turn == other.turn)
 
 
 def _same_spans(before: Sequence[Span], after: Sequence[Span]) -> int:
