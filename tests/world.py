@@ -311,7 +311,7 @@ class World:
         conductor.check_integrity()
         assert (conductor._speeches, conductor._spans, conductor.planner.turns) == ({}, {}, {})
         keeper = conductor.keeper
-        assert self.holds() == sum(map(len, keeper._pins.values()))
+        assert self.holds() == sum(map(len, keeper.pins.paths.values()))
         assert keeper.lineage.nbytes(Tier.WARM) <= keeper.warm_cap
         assert keeper.cold_bytes <= keeper.cold_cap
         hot.drop_resting()

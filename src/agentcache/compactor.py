@@ -116,7 +116,7 @@ class Compactor:
         return (
             lineage.resides(segment.key, Tier.COLD)
             and segment.key not in outbox.writing
-            and lineage.holds(segment.key) == self.keeper.pins_on(segment.key)
+            and lineage.holds(segment.key) == self.keeper.pins.count(segment.key)
             and len(followers) <= MOST_CHILDREN
             and all(lineage.resides(one.key, Tier.COLD) for one in followers)
             and not any(one.key in outbox.writing for one in followers)

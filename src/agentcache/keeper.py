@@ -19,6 +19,7 @@ from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spec import CacheSpec
 from agentcache.outbox import FILE_OVERHEAD, Done, Outbox, Post, text_of, weight
+from agentcache.pins import Pins
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import RowSource
 from agentcache.ports.payload import Payload
@@ -58,14 +59,18 @@ class Keeper:
     disk_floor: int = 0
     free_bytes: Callable[[], int] = boundless
     outbox: Outbox = field(init=False)
+    pins: Pins = field(init=False)
     _warm: dict[bytes, Payload] = field(factory=dict, init=False)
-    _pins: dict[SessionKey, tuple[bytes, ...]] = field(factory=dict, init=False)
     _behind: set[SessionKey] = field(factory=set, init=False)  # their rows could not be written
     _grown: set[SessionKey] = field(factory=set, init=False)
 
     @outbox.default
     def _new_outbox(self) -> Outbox:
         return Outbox(self.lineage, self.registry, self.writer, self.post)
+
+    @pins.default
+    def _new_pins(self) -> Pins:
+        return Pins(self.lineage, self.registry)
 
     @property
     def read_only(self) -> str | None:
@@ -155,10 +160,6 @@ class Keeper:
         grown, self._grown = tuple(sorted(self._grown, key=lambda one: one.name)), set()
         return grown
 
-    def pins_on(self, key: bytes) -> int:
-        """How many pinned sessions the segment is on the paths of."""
-        return sum(key in path for path in self._pins.values())
-
     def replace(self, run: tuple[Segment, ...], merged: Segment, payload: Payload) -> None:
         """`merged`, whose `payload` lies in the home, takes the place of neighbours.
 
@@ -166,9 +167,7 @@ class Keeper:
         but pinned sessions.
         """
         gone = {one.key for one in run}
-        pinned = [key for key, path in self._pins.items() if gone.intersection(path)]
-        for key in pinned:
-            self.lineage.release(self._pins.pop(key))
+        pinned = self.pins.let_go(gone)
         warm = [self._warm.pop(key) for key in gone & self._warm.keys()]
         tiers = (Tier.COLD, Tier.WARM) if warm else (Tier.COLD,)
         if warm:
@@ -177,8 +176,8 @@ class Keeper:
         for segment in run:
             self.outbox.drop(segment)
             self._follow(segment, merged)
-        for key in pinned:
-            self._pin(key)
+        for session in pinned:
+            self.pins.follow(self.registry.get(session.key) or session)
         self.outbox.adopt((merged, *moved))
         self.outbox.settle()
         self.telemetry.compacted(len(run), merged.nbytes)
@@ -190,12 +189,6 @@ class Keeper:
             cursor = Cursor(merged.key, session.cursor.row)
             self.registry.put(evolve(session, cursor=cursor))
             self.outbox.move(session.key)
-
-    def _pin(self, key: SessionKey) -> None:
-        session = self.registry.get(key)
-        path = self.lineage.path(session.cursor).keys if session and session.cursor else ()
-        self.lineage.hold(path)
-        self._pins[key] = path
 
     # -- losing ------------------------------------------------------------------------------
 
@@ -217,7 +210,7 @@ class Keeper:
         """
         session = self.registry.remove(key)
         if session is not None:
-            self.lineage.release(self._pins.pop(key, ()))
+            self.pins.drop(key)
             self.outbox.move(key)
             self.outbox.settle(done=done)
         return session
@@ -243,13 +236,8 @@ class Keeper:
     def _place(self, session: Session) -> None:
         """Put the session in the registry, and let its pin follow its cursor."""
         self.registry.put(session)
-        path = self.lineage.path(session.cursor).keys if session.cursor else ()
-        self.lineage.touch(path)
-        before = self._pins.pop(session.key, ())
-        if session.pinned:
-            self.lineage.hold(path)
-            self._pins[session.key] = path
-        self.lineage.release(before)
+        self.lineage.touch(self.lineage.path(session.cursor).keys if session.cursor else ())
+        self.pins.follow(session)
 
     def _step_back(self, segment: Segment) -> None:
         """`segment` is gone: its sessions stand where it began. Nameless ones without rows go."""

@@ -139,7 +139,7 @@ class TestMerging:
         chat(world, talk)
         assert world.telemetry.compactions
         keeper = world.conductor.keeper
-        assert keeper._pins[session.key] == tuple(one.key for one in chain(world))
+        assert keeper.pins.paths[session.key] == tuple(one.key for one in chain(world))
         keeper.cold_cap, cap = 0, keeper.cold_cap
         keeper._make_room(0)
         assert chain(world)

@@ -23,7 +23,7 @@ def test_the_agents_that_were_used_longest_ago_give_way_to_the_floor() -> None:
         assert world.conductor.keeper.read_only is None
         assert Tier.COLD in {tier for tier, _, _ in world.telemetry.evictions}
         world.rest_hot()
-        assert world.session("h").cursor.row > 30  # type: ignore[union-attr]
+        assert world.session("h").cursor.row > 15  # type: ignore[union-attr]
 
 
 def test_agents_do_not_give_way_for_more_than_is_missing() -> None:
