@@ -163,7 +163,7 @@ def _desk(arriving: Path | None = None, **where: Any) -> Iterator[Desk]:
         yield RemoteDesk(owner.address)
         return
     if not settings.home.expanduser().is_dir() and arriving is None:
-        remedy = "name another one (--home, AGENTCACHE_HOME)"
+        remedy = "Name another one (--home, AGENTCACHE_HOME)"
         raise HomeError(str(settings.home), "there is no such folder", remedy)
     from agentcache.cli.at_rest import at_rest
 

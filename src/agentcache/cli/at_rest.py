@@ -2,15 +2,16 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from attrs import evolve, frozen
 
 from agentcache.adapters.disk.portable import PortableTars
-from agentcache.container import Container
+from agentcache.container import Container, open_tokenizer
 from agentcache.domain.plan import StepPlan, StepResult
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.domain.spec import CacheSpec
@@ -19,6 +20,7 @@ from agentcache.ports.model_source import ModelFolder
 from agentcache.ports.portable import Origin
 from agentcache.ports.rows import Rows
 from agentcache.ports.session_store import SessionStore
+from agentcache.ports.tokenizer import Tokenizer
 from agentcache.settings import Settings
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -72,6 +74,16 @@ class UnloadedEngine:
         raise RuntimeError("no model is loaded")
 
 
+class LateTokenizer:
+    """A tokenizer that is loaded when it is first used: only rewinding needs one."""
+
+    def __init__(self, load: Callable[[], Tokenizer]) -> None:
+        self._load = cache(load)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+
 @contextmanager
 def at_rest(settings: Settings, arriving: Path | None = None) -> Iterator[Container]:
     """A container whose home is ours, and whose loop has opened it without the model's weights.
@@ -86,8 +98,11 @@ def at_rest(settings: Settings, arriving: Path | None = None) -> Iterator[Contai
     container.settings.override(settings)
     with container.home(), progress_bar(settings.model) as progress:
         container.progress.override(progress)
+        late = LateTokenizer(partial(open_tokenizer, container.model(), settings))
         card = _card(container.sessions(), container.model(), settings, arriving)
         container.load_engine.override(UnloadedEngine(card))
+        container.load_tokenizer.override(late)
+        container.assembly.add_kwargs(open_grammars=None)
         loop = container.loop()
         loop.start()
         try:
