@@ -31,6 +31,7 @@ help:
 	@echo "bench-memory  what an agent takes in RAM and on disk, by codec"
 	@echo "bench-compaction  restoring 200 turns: as a chain, merged, as one turn"
 	@echo "bench-shapes  what it costs to come back, by kind of cache; writes docs/shapes.md"
+	@echo "bench-swap    another model in place of the one that is served, against loading it anew"
 	@echo "fidelity      what each codec costs in quality; writes docs/fidelity.md"
 	@echo "constraints   pin the newest releases into constraints.txt"
 
@@ -107,6 +108,9 @@ bench-memory: $(STAMP)
 
 bench-shapes: $(STAMP)
 	$(BIN)/python benchmarks/shapes.py
+
+bench-swap: $(STAMP)
+	$(BIN)/python benchmarks/swap.py
 
 fidelity: $(STAMP)
 	$(BIN)/python benchmarks/fidelity.py
