@@ -12,8 +12,6 @@ from click.testing import CliRunner
 
 from agentcache.cli import logs, main
 from agentcache.cli.options import with_settings
-from agentcache.cli.transcript import Transcript
-from agentcache.domain.conversation import Message
 from agentcache.settings import Settings
 
 
@@ -156,28 +154,3 @@ def test_json_log_lines_are_json_whoever_writes_them(capsys: pytest.CaptureFixtu
         ("request", "info"),
         ("odd: x", "error"),
     ]
-
-
-def test_a_transcript_is_what_was_said_in_order(tmp_path: Path) -> None:
-    transcript = Transcript.of(tmp_path, "../ann")
-    said = Message("user", "Hi\nthere \u2028"), Message("assistant", "Hello\x00")
-    transcript.append(*said)
-    transcript.append(*said)
-    assert Transcript.of(tmp_path, "../ann").messages() == (*said, *said)
-    assert Transcript.of(tmp_path, "bob").messages() == ()
-
-
-def test_a_transcript_lies_in_the_home_and_is_for_its_owner_alone(tmp_path: Path) -> None:
-    transcript = Transcript.of(tmp_path, "../../ann")
-    transcript.append(Message("user", "Hi"))
-    assert transcript.path.parent == tmp_path / "chats"
-    assert transcript.path.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_line_that_was_cut_off_takes_nothing_else_with_it(tmp_path: Path) -> None:
-    transcript = Transcript.of(tmp_path, "ann")
-    transcript.append(Message("user", "one"), Message("assistant", "two"))
-    whole = transcript.path.read_bytes()
-    transcript.path.write_bytes(whole[:-12])
-    transcript.append(Message("user", "three"))
-    assert [message.content for message in transcript.messages()] == ["one", "three"]

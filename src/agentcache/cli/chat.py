@@ -1,6 +1,5 @@
 """agentcache chat: talk to an agent that remembers."""
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -8,12 +7,11 @@ from contextlib import closing, contextmanager
 import click
 
 from agentcache.cli.options import with_settings
-from agentcache.cli.transcript import Transcript
+from agentcache.cli.progress import progress_bar
 from agentcache.cli.voices import Cost, Local, Remote, Voice
-from agentcache.domain.conversation import Message
 from agentcache.domain.errors import AgentCacheError, TurnCancelled
-from agentcache.domain.request import Identity, Sampling
 from agentcache.settings import Settings
+from agentcache.succession import check_name
 
 # What a model says must not steer the terminal: all control characters but line feed and tab.
 _UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
@@ -33,28 +31,27 @@ def chat(settings: Settings, name: str, temperature: float, max_tokens: int | No
     from agentcache.cli import logs
 
     logs.configure(settings.log_format, "warning")
-    Identity(name, exclusive=True)  # refuses what can be no name, before anything is loaded
-    transcript = Transcript.of(settings.home, name)
-    with _voice(settings, name, Sampling(temperature), max_tokens) as voice:
+    check_name(name)  # before anything is loaded
+    with _voice(settings, name, temperature, max_tokens) as voice:
         for said in _said_by_user():
-            _exchange(voice, transcript, said)
+            _exchange(voice, said)
 
 
 @contextmanager
 def _voice(
-    settings: Settings, name: str, sampling: Sampling, max_tokens: int | None
+    settings: Settings, name: str, temperature: float, max_tokens: int | None
 ) -> Iterator[Voice]:
     from agentcache.adapters.disk import home
 
     owner = home.owner(settings.home)
     if owner is not None and owner.address is not None:
-        yield Remote(owner.address, name, sampling, max_tokens)
+        yield Remote(owner.address, name, temperature, max_tokens)
         return
-    from agentcache.cli.running import running
+    from agentcache.library.opening import Running
+    from agentcache.library.synchronous import AgentCache
 
-    with running(settings) as container, asyncio.Runner() as runner:
-        container.loop().wait_open()
-        yield Local(container.service(), name, sampling, max_tokens, runner)
+    with AgentCache(Running.open(settings, {}, progress_bar)) as cache:
+        yield Local(cache.agent(name), temperature, max_tokens)
 
 
 def _said_by_user() -> Iterator[str]:
@@ -70,18 +67,15 @@ def _said_by_user() -> Iterator[str]:
             yield line
 
 
-def _exchange(voice: Voice, transcript: Transcript, said: str) -> None:
-    """One question and its answer; only a whole answer goes on record."""
-    question = Message("user", said)
-    pieces: list[str] = []
+def _exchange(voice: Voice, said: str) -> None:
+    """One question and its answer; only a whole answer is remembered."""
     cost: Cost | None = None
     try:
-        with closing(voice.answer((*transcript.messages(), question))) as answer:
+        with closing(voice.answer(said)) as answer:
             for piece in answer:
                 if isinstance(piece, Cost):
                     cost = piece
                 else:
-                    pieces.append(piece)
                     click.echo(piece.translate(_UNPRINTABLE), nl=False)
         if cost is None:
             raise TurnCancelled("cut off")
@@ -92,5 +86,4 @@ def _exchange(voice: Voice, transcript: Transcript, said: str) -> None:
             raise
         click.secho(f"\n{error}", err=True, fg="red")
     else:
-        transcript.append(question, Message("assistant", "".join(pieces)))
         click.secho(f"\n{cost.cached} of {cost.prompt} tokens remembered", err=True, dim=True)

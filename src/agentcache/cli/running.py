@@ -1,8 +1,5 @@
 """The whole of agentcache, opened and closed around a command."""
 
-import logging
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,9 +9,6 @@ from agentcache.settings import Settings
 
 if TYPE_CHECKING:
     from agentcache.container import Container
-    from agentcache.loop import EngineLoop
-
-_LOOK_SECONDS = 0.05
 
 
 @contextmanager
@@ -24,34 +18,8 @@ def running(settings: Settings) -> Iterator["Container"]:
     At the end the loop has committed everything and stopped. Raises HomeLocked, HomeError,
     ModelError.
     """
-    from agentcache.container import Container
+    from agentcache.library import opening
 
-    container = Container()
-    container.settings.override(settings)
-    with container.home():
-        with progress_bar(settings.model) as progress:
-            container.progress.override(progress)
-            container.model()
-        loop = container.loop()
-        loop.start()
-        try:
-            yield container
-        finally:
-            _finish(loop)
-
-
-def _finish(loop: "EngineLoop") -> None:
-    """Have everything committed. A model that is being loaded is not waited for."""
-    loop.stop(within=0)
-    while loop.is_alive() and not loop.wait_over(_LOOK_SECONDS):
-        if loop.is_loading and not isinstance(sys.exception(), Exception):
-            _leave()
-    loop.join()
-
-
-def _leave() -> None:
-    """End the process at once: nothing hurries a load, and before it ends nothing is promised."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0 if not isinstance(sys.exception(), KeyboardInterrupt) else 130)
+    container = opening.container_of(settings, {})
+    with opening.running(container, progress_bar):
+        yield container

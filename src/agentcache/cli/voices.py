@@ -1,21 +1,19 @@
 """Whom a chat talks to: a server that owns the home, or the service in this very process."""
 
-import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+import os
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from attrs import frozen
 
-from agentcache.domain.conversation import Conversation, Message
+from agentcache.cli.keys import ONE_KEY
 from agentcache.domain.errors import AgentCacheError
-from agentcache.domain.request import Identity, Sampling
 
 if TYPE_CHECKING:
-    from agentcache.domain.events import Delta, Ended
-    from agentcache.service import Service
+    from agentcache.library.synchronous import Agent
 
 _SILENCE = 120.0  # seconds; a server that is well says something every 15
 
@@ -30,59 +28,43 @@ class Cost:
 
 @frozen(str=False)
 class Refused(AgentCacheError):
-    """The server at `address` did not answer; `problem` is in its words."""
+    """The server at `address` did not answer; `problem` is in its words, `status` its status."""
 
     address: str
     problem: str
+    status: int | None = None
 
     def __str__(self) -> str:
         return f"{self.address}: {self.problem}"
 
 
 class Voice(Protocol):
-    """Answers a conversation."""
+    """Answers as one agent, who knows what was said before."""
 
-    def answer(self, messages: Sequence[Message]) -> Generator[str | Cost]:
+    def answer(self, text: str) -> Generator[str | Cost]:
         """The answer piece by piece, then its cost. Raises AgentCacheError.
 
-        Closing the iterator stops the answer.
+        Closing the iterator stops the answer, which the agent does not remember then.
         """
         ...
 
 
 @frozen
 class Local:
-    """The service of this process, as the agent `name`."""
+    """An agent of this process."""
 
-    service: "Service"
-    name: str
-    sampling: Sampling
+    agent: "Agent"
+    temperature: float
     max_tokens: int | None
-    runner: asyncio.Runner
 
-    def answer(self, messages: Sequence[Message]) -> Generator[str | Cost]:
-        """See Voice. The event loop runs only while there is something to wait for."""
-        from agentcache.service import Ask
-
-        identity = Identity(self.name, exclusive=True)
-        ask = Ask(identity, Conversation(tuple(messages)), self.sampling, self.max_tokens)
-        turn = self.runner.run(self.service.begin(ask))
-        try:
-            events = aiter(turn)
-            while (event := self.runner.run(_next(events))) is not None:
-                yield _said(event)
-        finally:
-            self.runner.run(turn.cancel())
-
-
-async def _next(events: "AsyncIterator[Delta | Ended]") -> "Delta | Ended | None":
-    return await anext(events, None)
-
-
-def _said(event: "Delta | Ended") -> str | Cost:
-    from agentcache.domain.events import Delta
-
-    return event.text if isinstance(event, Delta) else Cost(event.prompt, event.cached)
+    def answer(self, text: str) -> Generator[str | Cost]:
+        """See Voice."""
+        with self.agent.stream(
+            text, temperature=self.temperature, max_tokens=self.max_tokens
+        ) as stream:
+            yield from stream
+            answer = stream.answer
+        yield Cost(answer.usage.prompt_tokens, answer.cache.cached_tokens)
 
 
 @frozen
@@ -91,15 +73,15 @@ class Remote:
 
     address: str
     name: str
-    sampling: Sampling
+    temperature: float
     max_tokens: int | None
 
-    def answer(self, messages: Sequence[Message]) -> Generator[str | Cost]:
+    def answer(self, text: str) -> Generator[str | Cost]:
         """See Voice."""
         body = {
             "model": self._model(),
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
-            "temperature": self.sampling.temperature,
+            "messages": [*self._history(), {"role": "user", "content": text}],
+            "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -119,6 +101,19 @@ class Remote:
         except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
             raise Refused(self.address, f"it does not tell its model: {error}") from None
 
+    def _history(self) -> list[object]:
+        """What was said, as the server remembers it; nothing for an agent that is new."""
+        path = f"/v1/agents/{quote(self.name, safe='')}?messages=true"
+        try:
+            with self._response("GET", path, None) as response:
+                return list(json.load(response)["history"])
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            return []
+        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+            raise Refused(self.address, f"it does not tell what was said: {error}") from None
+
     def _response(self, method: str, path: str, body: object) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=_SILENCE)
         headers = {
@@ -126,11 +121,13 @@ class Remote:
             "content-type": b"application/json",
             "connection": b"close",  # closing the response closes all: the server stops
         }
+        if key := os.environ.get(ONE_KEY):
+            headers["authorization"] = f"Bearer {key}".encode()
         connection.request(method, path, json.dumps(body).encode() if body else None, headers)
         response = connection.getresponse()
         if response.status != 200:
             with response:
-                raise Refused(self.address, _problem(response))
+                raise Refused(self.address, _problem(response), response.status)
         return response
 
     def _pieces(self, chunk: dict[str, Any]) -> Iterator[str | Cost]:

@@ -2,18 +2,20 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
 from attrs import define, evolve, field
 from dependency_injector import providers
 from typed_settings.exceptions import TsError
 
-from agentcache.container import Container
+from agentcache.container import Container, no_progress
 from agentcache.domain.errors import Closed
+from agentcache.ports.model_source import Progress
 from agentcache.service import Service
 from agentcache.settings import Settings, load, problems
 
+Watch = Callable[[str], AbstractContextManager[Progress]]
 Adapters = Mapping[str, Callable[[], object]]
 
 
@@ -41,15 +43,21 @@ def container_of(settings: Settings, adapters: Adapters) -> Container:
     return container
 
 
+def _unwatched(_ref: str) -> AbstractContextManager[Progress]:
+    return nullcontext(no_progress)
+
+
 @contextmanager
-def running(container: Container) -> Iterator[None]:
+def running(container: Container, watch: Watch = _unwatched) -> Iterator[None]:
     """The home is ours, the model on disk, and the loop is opening.
 
-    At the end the loop has committed everything and stopped. Raises HomeLocked, HomeError,
-    ModelError.
+    While a model is fetched, what `watch` gives for its name is told how far that is. At the end
+    the loop has committed everything and stopped. Raises HomeLocked, HomeError, ModelError.
     """
     with container.home():
-        container.model()
+        with watch(container.settings().model) as progress:
+            container.progress.override(progress)
+            container.model()
         loop = container.loop()
         loop.start()
         try:
@@ -69,14 +77,14 @@ class Running:
     _closed: bool = field(default=False, init=False)
 
     @classmethod
-    def open(cls, settings: Settings, adapters: Adapters) -> Self:
+    def open(cls, settings: Settings, adapters: Adapters, watch: Watch = _unwatched) -> Self:
         """Returns once the model is loaded, which may have to be fetched first.
 
         Raises HomeLocked, HomeError, ModelError; nothing is left open then.
         """
         with ExitStack() as undo:
             container = container_of(settings, adapters)
-            undo.enter_context(running(container))
+            undo.enter_context(running(container, watch))
             container.loop().wait_open()
             return cls(container.service(), undo.pop_all())
         raise AssertionError("an exit stack swallows nothing")
