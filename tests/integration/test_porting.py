@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -203,6 +203,42 @@ class TestRefused:
         other.write_bytes(moved)
         if moved != whole:
             require_refused(homes[1], other)
+
+
+class TestForged:
+    """Files with checksums that agree, which no export would write."""
+
+    def test_rows_that_are_not_those_of_its_words(
+        self, homes: tuple[Looped, Looped], exported: Path
+    ) -> None:
+        with PortableTars().open(exported) as file:
+            session = file.portable.session
+            lying = evolve(file.portable, session=evolve(session, spans=session.spans[1:]))
+            PortableTars().write(exported.with_name("forged"), lying, file.read)
+        require_refused(homes[1], exported.with_name("forged"))
+
+    def test_a_path_with_a_gap(self, homes: tuple[Looped, Looped], exported: Path) -> None:
+        with PortableTars().open(exported) as file:
+            gapped = evolve(file.portable, segments=file.portable.segments[1:])
+            PortableTars().write(
+                exported.with_name("forged"), gapped, lambda index: file.read(index + 1)
+            )
+        require_refused(homes[1], exported.with_name("forged"))
+
+    def test_rows_of_another_shape(self, homes: tuple[Looped, Looped], exported: Path) -> None:
+        def cut(payload: Payload) -> Payload:
+            tensors = dict(payload.tensors)
+            tensors["more"] = tensors.pop(next(iter(tensors)))
+            return evolve(payload, tensors=tensors)
+
+        with PortableTars().open(exported) as file:
+            read = file.read
+            PortableTars().write(
+                exported.with_name("forged"), file.portable, lambda index: cut(read(index))
+            )
+        with pytest.raises(InvalidRequest, match="not those of this model"):
+            porter(homes[1]).take_in(TENANT, exported.with_name("forged"))
+        assert homes[1].service.agents(TENANT) == ()
 
 
 class TestKilled:
