@@ -48,7 +48,7 @@ def parse_size(size: int | str) -> Bytes:
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*", size, re.ASCII)
     if match is None or match[2].upper() not in _UNITS:
         raise ValueError(f"{size!r} is not a size: write it like 512MB, 2GiB or 1000000")
-    return Bytes(float(match[1]) * _UNITS[match[2].upper()])
+    return Bytes(round(float(match[1]) * _UNITS[match[2].upper()]))
 
 
 def _between(

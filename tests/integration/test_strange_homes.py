@@ -13,6 +13,7 @@ import pytest
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
 from agentcache.adapters.disk.home import Home, owner
+from agentcache.adapters.disk.schema import VERSION
 from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.domain.errors import HomeError, SegmentCorrupt
 from agentcache.domain.session import SessionKey
@@ -121,7 +122,7 @@ def test_a_catalogue_of_an_older_schema_is_refused_and_left_alone(lives):
     with pytest.raises(HomeError, match="not made by agentcache"):
         lives.open()
     assert catalogue(lives).read_bytes() == before
-    edited(lives, "PRAGMA user_version = 1")
+    edited(lives, f"PRAGMA user_version = {VERSION}")
     lives.open()
     lives.check_files()
 
