@@ -16,7 +16,7 @@ from agentcache.adapters.disk.segment_file import read_segment
 from agentcache.domain.segment import Segment
 from agentcache.domain.tokens import Tokens, from_bytes, tokens
 
-_SEGMENTS = "SELECT key, root, parent, start, ids, nbytes FROM segment"
+_SEGMENTS = "SELECT key, root, parent, start, ids, nbytes, follows FROM segment"
 _SESSIONS = "SELECT id, name, segment, row FROM session"
 _SPANS = "SELECT ids FROM span WHERE session = ? ORDER BY position"
 
@@ -48,8 +48,8 @@ class Remains:
                 shutil.copy(file, copy)
             with closing(sqlite3.connect(Path(copy) / "catalogue.sqlite3")) as db:
                 segments = {
-                    key: Segment(key, root, parent, start, from_bytes(ids), nbytes)
-                    for key, root, parent, start, ids, nbytes in db.execute(_SEGMENTS)
+                    key: Segment(key, root, parent, start, from_bytes(ids), nbytes, follows)
+                    for key, root, parent, start, ids, nbytes, follows in db.execute(_SEGMENTS)
                 }
                 sessions = [
                     _session(db, number, bytes(name).decode(), segment, row, segments)
