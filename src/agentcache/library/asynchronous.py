@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -13,7 +14,7 @@ from attrs import define, field
 
 from agentcache.agent_view import AgentView
 from agentcache.domain.conversation import Conversation, Message
-from agentcache.domain.errors import InvalidRequest, UnknownAgent
+from agentcache.domain.errors import AgentBusy, InvalidRequest, UnknownAgent
 from agentcache.domain.request import Identity
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.library.answer import Answer, Options, ask_of
@@ -22,6 +23,8 @@ from agentcache.library.stream import AsyncStream
 from agentcache.ports.engine import ModelCard
 from agentcache.service import RunningTurn, Service
 from agentcache.succession import check_name
+
+_BUSY_SECONDS = 0.01  # between two looks whether a turn is over
 
 
 @define(eq=False)
@@ -143,8 +146,7 @@ class AsyncAgent:
 
         Raises InvalidRequest unless there are so many, UnknownAgent.
         """
-        async with self._order:
-            await self.cache.service.rewind(DEFAULT_TENANT, self.name, turns)
+        await self._once_idle(lambda service: service.rewind(DEFAULT_TENANT, self.name, turns))
 
     async def pin(self, pinned: bool = True) -> None:
         """Keep the agent's memory from being evicted, or no longer. Raises UnknownAgent."""
@@ -159,8 +161,15 @@ class AsyncAgent:
 
     async def delete(self) -> None:
         """Forget the agent, pinned or not; the handle may be used on. Raises UnknownAgent."""
+        await self._once_idle(lambda service: service.forget(DEFAULT_TENANT, self.name))
+
+    async def _once_idle(self, change: Callable[[Service], Awaitable[None]]) -> None:
+        """Make a change after all turns that were asked for before it, cancelled ones too."""
         async with self._order:
-            await self.cache.service.forget(DEFAULT_TENANT, self.name)
+            while True:
+                with suppress(AgentBusy):
+                    return await change(self.cache.service)
+                await asyncio.sleep(_BUSY_SECONDS)
 
     def _remembered(self) -> Conversation:
         try:
