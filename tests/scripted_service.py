@@ -72,6 +72,7 @@ class ScriptedService:
     state: Health = WELL
     doors: asyncio.Event = field(factory=asyncio.Event)
     model: ModelCard = CARD
+    known: tuple[str, ...] = ()
     reading: Reading = field(factory=Reading)
     asks: list[Ask] = field(factory=list, init=False)
     turns: asyncio.Queue[ScriptedTurn] = field(factory=asyncio.Queue, init=False)
@@ -86,6 +87,9 @@ class ScriptedService:
 
     def piece(self, token: int) -> bytes:
         return bytes([token])
+
+    def known_models(self) -> tuple[str, ...]:
+        return self.known
 
     def health(self) -> Health:
         return self.state

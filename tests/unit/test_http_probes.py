@@ -25,6 +25,15 @@ async def test_every_name_of_the_model_is_listed_for_both_sdks() -> None:
     assert (listed["has_more"], listed["data"][0]["type"]) == (False, "model")
 
 
+async def test_models_that_could_be_loaded_instead_come_after_the_one_that_is() -> None:
+    async with client_of(create_app(Edge(ScriptedService(known=("tiny", "spare")), 100))) as client:
+        listed = (await client.get("/v1/models")).json()
+        spare = (await client.get("/v1/models/spare")).json()
+    told = [(model["id"], model["loaded"]) for model in listed["data"]]
+    assert told == [("tiny", True), ("vendor/tiny", True), ("spare", False)]
+    assert (spare["id"], spare["loaded"]) == ("spare", False)
+
+
 @pytest.mark.parametrize("name", ["tiny", "vendor/tiny"])
 async def test_a_model_is_found_by_each_of_its_names(name: str) -> None:
     async with client_of(create_app(Edge(ScriptedService(), 100))) as client:
@@ -35,6 +44,7 @@ async def test_a_model_by_another_name_is_not_found() -> None:
     async with client_of(create_app(Edge(ScriptedService(), 100))) as client:
         response = await client.get("/v1/models/vendor/other")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    assert "/v1/admin/model" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
