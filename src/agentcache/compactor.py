@@ -104,15 +104,15 @@ class Compactor:
     def _links(self, path: Match) -> list[Link]:
         links = []
         for step, after in zip_longest(path.steps, path.steps[1:]):
-            joins = after is not None and self._joins(step, after.segment)
-            one = step.segment
-            links.append(Link(step.stop - one.start, one.nbytes, self._is_movable(one), joins))
+            one, movable = step.segment, self._is_movable(step.segment)
+            joins = movable and after is not None and self._joins(step, after.segment)
+            links.append(Link(step.stop - one.start, one.nbytes, movable, joins))
         return links
 
     def _is_movable(self, segment: Segment) -> bool:
         """Whether it is in the home, nobody uses it, and all that follows it can follow another."""
         lineage, outbox = self.keeper.lineage, self.keeper.outbox
-        followers = lineage.children(segment.key)
+        followers = lineage.children(segment.key, MOST_CHILDREN + 1)
         return (
             lineage.resides(segment.key, Tier.COLD)
             and segment.key not in outbox.writing
@@ -125,9 +125,8 @@ class Compactor:
     def _joins(self, step: Step, after: Segment) -> bool:
         """Whether nothing needs the end of `step`, or rows after those that `after` follows."""
         standing = self.keeper.registry.at_segment(step.segment.key)
-        beside = [
-            one for one in self.keeper.lineage.children(step.segment.key) if one.key != after.key
-        ]
+        children = self.keeper.lineage.children(step.segment.key, MOST_CHILDREN + 1)
+        beside = [one for one in children if one.key != after.key]
         if self.keeper.spec.interior_restorable:
             rows = [one.cursor.row for one in standing if one.cursor] + [s.start for s in beside]
             return max(rows, default=0) <= step.stop

@@ -8,6 +8,7 @@ used: eviction is leaf-first without looking for leaves.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from attrs import define, field, frozen
 
@@ -199,9 +200,10 @@ class Lineage:
             removed.append(node.segment)
         return tuple(removed)
 
-    def children(self, key: bytes) -> tuple[Segment, ...]:
-        """The segments that leave this one, at any row."""
-        return tuple(self._nodes[one].segment for one in _keys(self._nodes[key].children))
+    def children(self, key: bytes, most: int) -> tuple[Segment, ...]:
+        """The segments that leave this one, at any row; `most` of them if there are more."""
+        some = islice(_keys(self._nodes[key].children), most)
+        return tuple(self._nodes[one].segment for one in some)
 
     def holds(self, key: bytes) -> int:
         """How often the segment is held."""
