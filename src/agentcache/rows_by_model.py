@@ -18,7 +18,7 @@ from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.adapters.memory.telemetry import NullTelemetry
 from agentcache.adapters.models.digest import DigestMemo, adapter_digest, model_digest
 from agentcache.adapters.models.hub import Hub, is_hub_id
-from agentcache.domain.errors import AgentCacheError
+from agentcache.domain.errors import AgentCacheError, Closed
 from agentcache.domain.tokens import Tokens, tokens
 from agentcache.ports.codec import Codec
 from agentcache.ports.model_source import Stage
@@ -97,36 +97,37 @@ class RowsByModel:
     _served: _Served | None = field(default=None, init=False)
     _digests: dict[object, bytes | None] = field(factory=dict, init=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
+    _closed: bool = field(default=False, init=False)
 
     def known(self, model: object, ids: Sequence[int]) -> int:
         """How many rows `fetch` would restore."""
-        with self._lock:
+        known = 0
+        with self._lock, _told():
             served, wanted = self._find(model), _tokens(ids)
-            return served.store.known(wanted) if served and wanted else 0
+            if served and wanted:
+                known = served.store.known(wanted)
+        return known
 
     def fetch(self, model: object, ids: Sequence[int]) -> "tuple[PromptCache, int] | None":
         """A prompt cache with the longest known prefix, and its length; None for a miss."""
-        with self._lock:
+        found = None
+        with self._lock, _told():
             served, wanted = self._find(model), _tokens(ids)
-            if served is None or not wanted:
-                return None
-            restoring = served.adapter.restoring()
-            restored = served.store.restore(wanted, restoring.blank)
-            return (restoring.filled(restored), restored) if restored else None
+            if served and wanted:
+                restoring = served.adapter.restoring()
+                if restored := served.store.restore(wanted, restoring.blank):
+                    found = restoring.filled(restored), restored
+        return found
 
     def insert(self, model: object, ids: Sequence[int], cache: Sequence[object]) -> None:
         """Keep the rows of `ids`, which `cache` holds; they are written soon after."""
-        with self._lock:
+        with self._lock, _told():
             wanted, digest = _tokens(ids), self._digest(model)
             if digest is None or not wanted:
                 return
-            try:
-                served = self._find(model) or self._begin(model, digest, cache)
-                source = served.adapter.source(cache, len(wanted))
-                kept = served.store.keep(wanted, source, wait=False)
-            except (AgentCacheError, OSError) as error:
-                log.warning("a prompt cache is kept in RAM only: %s", error)
-                return
+            served = self._find(model) or self._begin(model, digest, cache)
+            source = served.adapter.source(cache, len(wanted))
+            kept = served.store.keep(wanted, source, wait=False)
             if kept.problem:
                 log.warning("prompt caches cannot be written: %s", kept.problem)
 
@@ -139,6 +140,7 @@ class RowsByModel:
     def close(self) -> None:
         """Write what is left to be written, and give the home up. Closing twice is no error."""
         with self._lock:
+            self._closed = True
             self._put_back()
             self._home.close()
 
@@ -146,6 +148,8 @@ class RowsByModel:
 
     def _find(self, model: object) -> _Served | None:
         """The rows of `model`, if any were ever kept."""
+        if self._closed:
+            raise Closed()
         if self._served is not None and self._served.model == model:
             return self._served
         digest = self._digest(model)
@@ -204,6 +208,17 @@ class RowsByModel:
         except (AgentCacheError, OSError, ValueError) as error:
             log.warning("prompt caches of model %r are kept in RAM only: %s", model, error)
             return None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever goes wrong with the memory, whoever generates goes on without it."""
+    try:
+        yield
+    except AgentCacheError as error:
+        log.warning("a prompt cache is kept in RAM only: %s", error)
+    except Exception:
+        log.exception("a prompt cache is kept in RAM only")
 
 
 def _unwatched(_done: int, _total: int | None, _stage: Stage) -> None:

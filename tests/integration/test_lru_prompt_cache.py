@@ -309,6 +309,30 @@ def test_caches_that_are_not_understood_are_kept_in_ram_alone(
     cache.close()
 
 
+def test_a_damaged_home_leaves_everything_to_ram(
+    home: Path, model: Any, key: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = lru_prompt_cache(home=home)
+    first.insert_cache(key, IDS, a_cache(model, IDS))
+    first.close()
+    (home / "catalogue.sqlite3").write_bytes(b"no catalogue" * 1000)
+    second = lru_prompt_cache(home=home)
+    assert second.fetch_nearest_cache(key, IDS) == (None, IDS)
+    second.insert_cache(key, IDS, a_cache(model, IDS))
+    assert second.fetch_nearest_cache(key, IDS)[1] == []
+    second.close()
+    assert "kept in RAM only: home" in caplog.text
+
+
+def test_a_closed_one_goes_on_in_ram(home: Path, model: Any, key: object) -> None:
+    cache = lru_prompt_cache(home=home)
+    cache.close()
+    cache.insert_cache(key, IDS, a_cache(model, IDS))
+    assert cache.fetch_nearest_cache(key, IDS)[1] == []
+    cache.trim_to(n_sequences=0)
+    assert cache.fetch_nearest_cache(key, IDS) == (None, IDS)
+
+
 def test_ids_of_images_are_kept_in_ram_alone(home: Path, model: Any, key: object) -> None:
     ids = [*IDS[:-1], "a picture"]
     cache = lru_prompt_cache(home=home)
