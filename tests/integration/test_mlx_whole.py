@@ -9,7 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from agentcache.domain.errors import IntegrityError, ModelError
+from agentcache.domain.plan import PrefillChunk
 from agentcache.domain.spec import CacheSpec, LayerSpec
+from agentcache.domain.tokens import tokens
 from agentcache.testing.driving import Driver
 from tests.listening import listening
 from tests.parking import HISTORY, STEPS, SUFFIX, Parking
@@ -113,7 +115,7 @@ def test_sequences_with_whole_caches_decode_one_after_another(odd: tuple[Driver,
     assert driver.decode(0, 5, steps=4) == alone
 
 
-def test_a_whole_cache_that_a_failure_left_half_way_is_not_kept(
+def test_a_whole_cache_that_a_failure_left_half_way_is_neither_kept_nor_run(
     odd: tuple[Driver, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver, _ = odd
@@ -123,6 +125,9 @@ def test_a_whole_cache_that_a_failure_left_half_way_is_not_kept(
         assert driver.step(decode=[1]).failed
     with pytest.raises(IntegrityError, match="half-way"):
         driver.engine.export(1, 0, len(HISTORY))
+    driver.engine.trim(1, len(HISTORY))
+    with pytest.raises(IntegrityError, match="half-way"):
+        driver.step(PrefillChunk(1, len(HISTORY), tokens([5])))
     driver.engine.trim(1, 0)
     assert driver.prefill(1, HISTORY) == driver.begin(2, HISTORY)
 

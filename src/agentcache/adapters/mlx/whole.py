@@ -28,12 +28,12 @@ class Wholes:
     """The layers of one sequence that are kept whole: implements `live.Part`.
 
     `empty` are the model's own caches for these layers, never filled. A failed forward may have
-    changed them for good: then they cannot be kept any more, and say so.
+    changed them for good: then they can neither be run nor kept any more, only emptied.
     """
 
     spec: CacheSpec
     empty: Sequence[object]
-    leaves: Sequence[object]
+    _leaves: Sequence[object]
     interior: bool = False
     _broken: bool = field(default=False, init=False)
     _staged: Rows | None = field(default=None, init=False)
@@ -47,6 +47,13 @@ class Wholes:
     def layers(self) -> Sequence[int]:
         """See `Part.layers`."""
         return self.spec.layers_of(LayerKind.WHOLE)
+
+    @property
+    def leaves(self) -> Sequence[object]:
+        """See `Part.leaves`. Raises IntegrityError after a forward that failed."""
+        if self._broken:
+            raise IntegrityError("the caches were left half-way by a forward that failed")
+        return self._leaves
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +86,7 @@ class Wholes:
         """See `Part.rewind`."""
         if length:
             raise IntegrityError(f"a cache of an unknown kind cannot go to {length} rows")
-        self.leaves, self._broken = copy.deepcopy(self.empty), False
+        self._leaves, self._broken = copy.deepcopy(self.empty), False
 
     def mark(self) -> Undo:
         """See `Part.mark`; there is no way back, so what is there is given up."""
@@ -87,14 +94,12 @@ class Wholes:
 
     def rows(self, start: int, stop: int) -> Rows:
         """See `Part.rows`."""
-        if self._broken:
-            raise IntegrityError("the caches were left half-way by a forward that failed")
         pairs = zip(self.layers, self.leaves, strict=True)
         return Rows(start, stop, whole={f"c{layer}": pack(leaf) for layer, leaf in pairs})
 
     def lazy(self) -> Sequence[mx.array]:
         """See `Part.lazy`."""
-        return [array for leaf in self.leaves for array in arrays(leaf)]
+        return [array for leaf in self._leaves for array in arrays(leaf)]
 
     def _give_up(self) -> None:
         self._broken = True
