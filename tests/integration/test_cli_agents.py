@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from click.testing import CliRunner
 
+from agentcache.cli import main
 from tests.servers import Server, served
 from tests.tiny_models import tiny_llama
 
@@ -19,16 +21,30 @@ STRANGE = "ann 😀 \x1b[31mred\n2nd"
 
 
 @frozen
+class Done:
+    """How a command ended, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@frozen
 class Shell:
-    """Commands over one home."""
+    """Commands over one home; `in_process` where they only talk to a server."""
 
     home: Path
     model: Path
 
-    def run(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    in_process: bool = False
+
+    def run(self, *arguments: object) -> "Done":
         command, *rest = map(str, arguments)
         words = ["agents", command, "--home", str(self.home), "--model", str(self.model), *rest]
-        return subprocess.run(
+        if self.in_process:
+            told = CliRunner().invoke(main, words, env={"COLUMNS": "200"})
+            return Done(told.exit_code, told.stdout, told.stderr)
+        done = subprocess.run(
             [*COMMAND, *words],
             capture_output=True,
             text=True,
@@ -36,6 +52,7 @@ class Shell:
             check=False,
             env=os.environ | {"COLUMNS": "200"},
         )
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def json(self, *arguments: object) -> Any:
         done = self.run(*arguments, "--json")
@@ -66,19 +83,31 @@ def say(server: Server, name: str, *texts: str) -> None:
 def shells(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shell, Shell]:
     """The commands, with a server and then without, each in a home where ada and bob live."""
     folder = tmp_path_factory.mktemp("homes")
-    return Shell(folder / "served", model), Shell(folder / "resting", model)
+    return Shell(folder / "served", model, in_process=True), Shell(folder / "resting", model)
 
 
-@pytest.fixture(scope="module", params=["served", "resting"])
-def shell(request: pytest.FixtureRequest, shells: tuple[Shell, Shell]) -> Iterator[Shell]:
-    found = shells[0] if request.param == "served" else shells[1]
-    with served(found.home, found.model) as server:
+@pytest.fixture(scope="module")
+def asking(shells: tuple[Shell, Shell]) -> Iterator[Shell]:
+    """Commands that ask a server."""
+    with served(shells[0].home, shells[0].model) as server:
         say(server, "ada", "one", "two", "three")
         say(server, "bob", "one")
-        if request.param == "served":
-            yield found
-    if request.param == "resting":
-        yield found
+        yield shells[0]
+
+
+@pytest.fixture(scope="module")
+def alone(shells: tuple[Shell, Shell]) -> Shell:
+    """Commands over a home that nobody has."""
+    with served(shells[1].home, shells[1].model) as server:
+        say(server, "ada", "one", "two", "three")
+        say(server, "bob", "one")
+    return shells[1]
+
+
+@pytest.fixture(params=["asking", "alone"])
+def shell(request: pytest.FixtureRequest) -> Shell:
+    found: Shell = request.getfixturevalue(request.param)
+    return found
 
 
 def test_agents_are_listed_and_shown(shell: Shell) -> None:
@@ -113,27 +142,27 @@ def test_an_agent_is_exported_and_imported(shell: Shell, tmp_path: Path) -> None
     assert shell.json("rm", "twin")["deleted"]
 
 
-def test_a_file_that_does_not_add_up_is_refused(shell: Shell, tmp_path: Path) -> None:
+def test_a_file_that_does_not_add_up_is_refused(asking: Shell, tmp_path: Path) -> None:
     file = tmp_path / "ada.agent"
-    shell.json("export", "ada", file)
+    asking.json("export", "ada", file)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    refused = shell.run("import", file, "--as", "x")
+    refused = asking.run("import", file, "--as", "x")
     assert (refused.returncode, "cannot be imported" in refused.stderr) == (1, True)
-    assert "x" not in shell.names()
+    assert "x" not in asking.names()
 
 
-def test_an_unknown_agent_is_one_line_and_status_1(shell: Shell) -> None:
-    done = shell.run("show", "nobody")
+def test_an_unknown_agent_is_one_line_and_status_1(asking: Shell) -> None:
+    done = asking.run("show", "nobody")
     assert done.returncode == 1
     assert "there is no agent called 'nobody'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_names_cannot_steer_the_terminal(shell: Shell) -> None:
-    shell.json("fork", "bob", STRANGE)
-    for told in (shell.run("ls"), shell.run("show", STRANGE), shell.run("rm", STRANGE)):
+def test_names_cannot_steer_the_terminal(asking: Shell) -> None:
+    asking.json("fork", "bob", STRANGE)
+    for told in (asking.run("ls"), asking.run("show", STRANGE), asking.run("rm", STRANGE)):
         assert told.returncode == 0, told.stderr
         assert "\x1b" not in told.stdout
         assert "😀" in told.stdout
@@ -141,11 +170,11 @@ def test_names_cannot_steer_the_terminal(shell: Shell) -> None:
 
 
 def test_an_agent_of_one_home_goes_on_in_another_from_its_rows(
-    shells: tuple[Shell, Shell], tmp_path: Path
+    alone: Shell, tmp_path: Path
 ) -> None:
-    file, other = tmp_path / "ada.agent", Shell(tmp_path / "other", shells[1].model)
-    shells[1].json("export", "ada", file)
-    history = shells[1].json("show", "ada", "--messages")["history"]
+    file, other = tmp_path / "ada.agent", Shell(tmp_path / "other", alone.model)
+    alone.json("export", "ada", file)
+    history = alone.json("show", "ada", "--messages")["history"]
     assert other.json("import", file)["turns"] == 3
     with served(other.home, other.model) as server:
         messages = [*history, {"role": "user", "content": "four"}]
