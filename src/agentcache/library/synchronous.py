@@ -140,6 +140,16 @@ class Agent:
 
     What is asked of one agent is done one after the other; different agents answer at once. Every
     method raises Closed after the cache was closed.
+
+    >>> with agentcache.open() as cache:
+    ...     ada = cache.agent("ada", system="You are brief.")
+    ...     _ = ada.say("Hello!", max_tokens=4)
+    ...     eve = ada.fork("eve")
+    ...     _ = eve.say("And now?", max_tokens=4)
+    ...     eve.rewind(2)
+    ...     eve.pin()
+    ...     [(one.name, one.turns, one.pinned) for one in cache.agents()]
+    [('ada', 1, False), ('eve', 0, True)]
     """
 
     def __init__(self, cache: AgentCache, agent: AsyncAgent) -> None:
@@ -222,6 +232,12 @@ class Stream:
     The turn starts when the first piece is asked for, or at `with`, and goes on by itself from
     there. Closing the stream before its end cancels the turn, which the agent then does not
     remember: `with` closes it however the block is left.
+
+    >>> with agentcache.open() as cache:
+    ...     with cache.agent("ada").stream("Hello!", max_tokens=4) as stream:
+    ...         pieces = list(stream)
+    >>> stream.answer.text == "".join(pieces)
+    True
     """
 
     def __init__(self, stream: AsyncStream, thread: _LoopThread) -> None:
