@@ -15,14 +15,20 @@ from attrs import define, evolve
 from agentcache.agent_view import AgentView, views
 from agentcache.conductor import Conductor
 from agentcache.domain.conversation import Conversation, Message, turn_starts
-from agentcache.domain.errors import AgentBusy, AgentExists, InvalidRequest, UnknownAgent
+from agentcache.domain.errors import (
+    AgentBusy,
+    AgentExists,
+    InvalidRequest,
+    UnknownAgent,
+    UnknownAnswer,
+)
 from agentcache.domain.lineage import Match
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tools import parsed_tools
 from agentcache.loop import EngineLoop
 from agentcache.outbox import Done
 from agentcache.ports.clock import Clock
-from agentcache.succession import check_name, forked, rewound, stepped_back
+from agentcache.succession import NAMELESS, check_name, forked, rewound, stepped_back
 
 _Change = Callable[[Conductor, Done], None]
 
@@ -60,6 +66,11 @@ class Agents:
         """The conversation with its tools. Raises UnknownAgent, Unavailable."""
         session = self._session(tenant, name)
         return Conversation(session.messages, parsed_tools(session.tools))
+
+    def answer(self, tenant: str, turn: str) -> tuple[Message, ...]:
+        """The conversation up to the answer of `turn`. Raises UnknownAnswer, Unavailable."""
+        session, at = self._answered(tenant, turn)
+        return session.messages[: at + 1]
 
     # -- changing ----------------------------------------------------------------------------
 
@@ -124,10 +135,39 @@ class Agents:
 
         await self._committed(change)
 
+    async def forget_answer(self, tenant: str, turn: str) -> None:
+        """Let the answer of `turn` be found no more; a conversation that ends with it is deleted,
+        unless it is a named agent's. Raises UnknownAnswer, AgentBusy, Unavailable.
+        """
+        self._answered(tenant, turn)
+
+        def change(conductor: Conductor, done: Done) -> None:
+            session = conductor.keeper.registry.answered(tenant, conductor.root(tenant), turn)
+            if session is None:
+                raise UnknownAnswer(turn)
+            if _is_busy(conductor, session.key):
+                raise AgentBusy(session.name)
+            if session.messages[-1].turn == turn and session.name.startswith(NAMELESS):
+                conductor.keeper.forget(session.key, done)
+            else:
+                messages = (
+                    evolve(one, turn=None) if one.turn == turn else one for one in session.messages
+                )
+                _write(conductor, evolve(session, messages=tuple(messages)), done)
+
+        await self._committed(change)
+
     # -- inside ------------------------------------------------------------------------------
 
     def _session(self, tenant: str, name: str) -> Session:
         return _known(self._loop.conductor, tenant, name)
+
+    def _answered(self, tenant: str, turn: str) -> tuple[Session, int]:
+        conductor = self._loop.conductor
+        session = conductor.keeper.registry.answered(tenant, conductor.root(tenant), turn)
+        if session is None:
+            raise UnknownAnswer(turn)
+        return session, [one.turn for one in session.messages].index(turn)
 
     async def _evolve(self, tenant: str, name: str, after: Callable[[Session], Session]) -> None:
         def change(conductor: Conductor, done: Done) -> None:

@@ -6,6 +6,7 @@ AgentCacheError
 ├── Unauthenticated         no key, or one that is not in force
 ├── Forbidden               the key does not allow this
 ├── UnknownAgent            no agent of this name
+├── UnknownAnswer           no answer of this id
 ├── AgentExists             an agent of this name is there already
 ├── AgentBusy               the agent is answering; what was asked for has to wait until it has
 ├── Overloaded              refused now, worth a retry after `retry_after` seconds
@@ -109,6 +110,16 @@ class AgentBusy(AgentCacheError):
 
     def __str__(self) -> str:
         return f"agent {self.name!r} is answering; try again when it has, or cancel the answer"
+
+
+@frozen(str=False)
+class UnknownAnswer(AgentCacheError):
+    """No answer of the turn `turn` is remembered: not stored, deleted, or evicted."""
+
+    turn: str
+
+    def __str__(self) -> str:
+        return f"there is no stored answer {self.turn!r}"
 
 
 @frozen(str=False)

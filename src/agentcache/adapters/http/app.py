@@ -23,6 +23,7 @@ from agentcache.adapters.http.health import HealthChecks
 from agentcache.adapters.http.models import Models
 from agentcache.adapters.http.openai_chat import OpenAIChat
 from agentcache.adapters.http.request_scope import RequestScope
+from agentcache.adapters.http.responses import Responses
 from agentcache.ports.keyring import Keyring
 
 
@@ -75,9 +76,12 @@ def create_app(
 ) -> Starlette:
     """The application, ready to be served or mounted; it starts and stops nothing itself."""
     chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
+    responses = Responses(edge)
     messages, agents, admin = AnthropicMessages(edge), Agents(edge), Admin(edge)
     routes = [
         Route("/v1/chat/completions", chat.create, methods=["POST"]),
+        Route("/v1/responses", responses.create, methods=["POST"]),
+        Route("/v1/responses/{id}", responses.one, methods=["GET", "DELETE"]),
         Route("/v1/messages", messages.create, methods=["POST"]),
         Route("/v1/messages/count_tokens", messages.count_tokens, methods=["POST"]),
         Route("/v1/models", models.list),

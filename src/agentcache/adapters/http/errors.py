@@ -23,6 +23,7 @@ from agentcache.domain.errors import (
     Unauthenticated,
     Unavailable,
     UnknownAgent,
+    UnknownAnswer,
 )
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
@@ -90,6 +91,7 @@ TABLE: dict[type[Exception], _Row] = {
     Forbidden: _Row(403, "permission_error"),
     ModelError: _Row(404, "not_found_error", "model_not_found"),
     UnknownAgent: _Row(404, "not_found_error", "agent_not_found"),
+    UnknownAnswer: _Row(404, "not_found_error", "previous_response_not_found"),
     AgentExists: _Row(409, "invalid_request_error", "agent_exists"),
     AgentBusy: _Row(409, "invalid_request_error", "agent_busy"),
     Overloaded: _Row(429, "rate_limit_error", "overloaded"),

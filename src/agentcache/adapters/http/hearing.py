@@ -26,8 +26,9 @@ class Heard:
 
 @frozen
 class Answer:
-    """A whole answer."""
+    """A whole answer, and its pieces in order."""
 
+    pieces: tuple[Piece, ...]
     text: str
     thought: str
     calls: tuple[ToolCall, ...]
@@ -74,6 +75,7 @@ async def heard_out(turn: RunningTurn) -> Answer:
 
 def _answer(pieces: list[Piece], likely: Likely, ended: Ended) -> Answer:
     return Answer(
+        tuple(pieces),
         "".join(one.text for one in pieces if isinstance(one, Text)),
         "".join(one.text for one in pieces if isinstance(one, Thought)),
         tuple(one.call for one in pieces if isinstance(one, Call)),
