@@ -86,6 +86,7 @@ class Everything(RuleBasedStateMachine):
         self.broken: set[int] = set()  # turns that may end otherwise than by their answers
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(compaction, "SMALL_AT_ONCE", 2)  # conversations are short
+        self.patch.setattr(compaction, "MOST_SMALL", 2)
         self.patch.setattr(compaction, "CHECKPOINTS_AT_ONCE", 2)
 
     @initialize(world=worlds, warm=st.sampled_from([0, 8_000, ROOM]))
@@ -123,7 +124,7 @@ class Everything(RuleBasedStateMachine):
         for who in range(len(self.clients)):
             self.ask(who, text, most, True, (), 0.0)
 
-    @rule(who=talks, texts=st.lists(words, min_size=1, max_size=3))
+    @rule(who=talks, texts=st.lists(words, min_size=1, max_size=6))
     def converse(self, who: int, texts: list[str]) -> None:
         for text in texts:
             self.ask(who, text, 5, True, (), 0.0)
@@ -177,10 +178,10 @@ class Everything(RuleBasedStateMachine):
             for client in self.clients:
                 client.kept = 0
 
-    @rule(free=st.sampled_from([0, FLOOR + 9_000, ROOM]))
+    @rule(free=st.sampled_from([0, FLOOR + 9_000, ROOM, ROOM, ROOM]))
     def others_write_to_the_disk(self, free: int) -> None:
         self.world.free = free + self.world.disk.nbytes()
-        self.harmed = True
+        self.harmed = self.harmed or free < ROOM
 
     @rule(rounds=st.integers(1, 12))
     def go_on(self, rounds: int) -> None:
