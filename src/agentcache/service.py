@@ -25,7 +25,7 @@ from agentcache.domain.errors import (
     refusal,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
-from agentcache.domain.request import Finish
+from agentcache.domain.request import Finish, TurnRequest
 from agentcache.loop import EngineLoop, Ticket
 from agentcache.model_shelf import ModelShelf
 from agentcache.porting import Porter
@@ -191,8 +191,7 @@ class Service(Agents):
         return self._porter
 
     async def _begun(self, ask: Ask) -> RunningTurn:
-        conductor, deadline = self._loop.conductor, self._deadline(ask)
-        request = await asyncio.to_thread(prepared, ask, conductor, deadline)
+        request = await asyncio.to_thread(self._prepared, ask)
         here = asyncio.get_running_loop()
         events: asyncio.Queue[Event | AgentCacheError] = asyncio.Queue()
 
@@ -209,9 +208,9 @@ class Service(Agents):
             raise
         return RunningTurn(request.id, admitted, request.reading, ticket, events, self._loop)
 
-    def _deadline(self, ask: Ask) -> float:
+    def _prepared(self, ask: Ask) -> TurnRequest:
         patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
-        return self._clock.monotonic() + patience
+        return prepared(ask, self._loop.conductor, self._clock.monotonic() + patience)
 
     async def _admitted(self, events: "asyncio.Queue[Event | AgentCacheError]") -> Admitted:
         event = await events.get()

@@ -209,9 +209,9 @@ class TestRefusals:
         run(story())
 
     def test_nobody_waits_longer_than_the_service_allows(self, running: Looped) -> None:
-        patient = running.service._deadline(evolve(ask_long(), timeout=1000.0))
-        assert patient == running.world.clock.now + 60
-        assert running.service._deadline(ask_long()) == patient
+        patient = running.service._prepared(evolve(ask_long(), timeout=1000.0))
+        assert patient.deadline == running.world.clock.now + 60
+        assert running.service._prepared(ask_long()).deadline == patient.deadline
 
     def test_a_full_queue_refuses_at_once(self, running: Looped) -> None:
         async def story() -> None:
