@@ -8,8 +8,9 @@ from agentcache.domain.conversation import Message
 from agentcache.domain.errors import AgentBusy, AgentExists, UnknownAgent
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spec import CacheSpec
+from agentcache.domain.turn import TurnState
 from tests.stress.operating import change, drain, swap
-from tests.stress.test_everything import Client, Everything
+from tests.stress.test_everything import Client, Everything, words
 from tests.talks import Talk
 
 OTHER = hash_spec(3)
@@ -95,6 +96,24 @@ class Operations(Everything):
         assert self.session(name) is None
         self.agents[name].kept = 0
 
+    @rule(name=named, text=words)
+    def cancel_when_restored(self, name: str, text: str) -> None:
+        """The client goes away at the very moment when its turn has come to its place."""
+        self.settle()
+        self.world.conductor.planner.hot.drop_resting()
+        who = next(number for number, one in enumerate(self.clients) if one is self.agents[name])
+        self.ask(who, text, 9, True, (), 0.0)
+        said = self.clients[who].said
+        if said is not None:
+            self.broken.add(said.number)
+            turns = self.world.conductor.planner.turns
+            for _ in range(3):
+                if said.number in turns and turns[said.number].state is TurnState.QUEUED:
+                    self.world.step()
+            self.world.wait()
+            self.world.cancel_last(said)
+            self.settle()
+
     @rule(model=st.sampled_from([b"memory", b"other"]))
     def swap_model(self, model: bytes) -> None:
         """Their layers differ: what one computed, and the other took for its own, would be seen."""
@@ -110,6 +129,7 @@ class Operations(Everything):
     def teardown(self) -> None:
         """Who is pinned may keep more than what the caps allow; when nobody is, they hold."""
         if hasattr(self, "world"):
+            assert self.harmed or not self.world.telemetry.problems
             self.world.disk.recover()
             for name in self.agents:
                 self.pin(name, False)
