@@ -1,5 +1,8 @@
 """The whole of agentcache, opened and closed around a command."""
 
+import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +12,9 @@ from agentcache.settings import Settings
 
 if TYPE_CHECKING:
     from agentcache.container import Container
+    from agentcache.loop import EngineLoop
+
+_LOOK_SECONDS = 0.05
 
 
 @contextmanager
@@ -22,4 +28,23 @@ def running(settings: Settings) -> Iterator["Container"]:
 
     container = opening.container_of(settings, {})
     with opening.running(container, progress_bar):
-        yield container
+        try:
+            yield container
+        finally:
+            _finish(container.loop())
+
+
+def _finish(loop: "EngineLoop") -> None:
+    """Have everything committed. A model that is being loaded is not waited for."""
+    loop.stop(within=0)
+    while loop.is_alive() and not loop.wait_over(_LOOK_SECONDS):
+        if loop.is_loading and not isinstance(sys.exception(), Exception):
+            _leave()
+
+
+def _leave() -> None:
+    """End the process at once: nothing hurries a load, and before it ends nothing is promised."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130 if isinstance(sys.exception(), KeyboardInterrupt) else 0)
