@@ -13,6 +13,7 @@ from tests.stress.operating import change, drain, swap
 from tests.stress.test_everything import Client, Everything, words
 from tests.talks import Talk
 
+MODELS = (b"other", b"memory")
 OTHER = hash_spec(3)
 named = st.sampled_from(["ada", "bob", "fork"])
 
@@ -114,7 +115,7 @@ class Operations(Everything):
             self.world.cancel_last(said)
             self.settle()
 
-    @rule(model=st.sampled_from([b"memory", b"other"]))
+    @rule(model=st.sampled_from(MODELS))
     def swap_model(self, model: bytes) -> None:
         """Their layers differ: what one computed, and the other took for its own, would be seen."""
         self.broken |= {one.said.number for one in self.clients if one.said is not None}
@@ -131,8 +132,11 @@ class Operations(Everything):
         if hasattr(self, "world"):
             assert self.harmed or not self.world.telemetry.problems
             self.world.disk.recover()
-            for name in self.agents:
-                self.pin(name, False)
+            self.world.engine.frailty.recover()
+            for model in MODELS:
+                self.swap_model(model)
+                for name in self.agents:
+                    self.pin(name, False)
         super().teardown()
 
     def session(self, name: str) -> Session | None:
