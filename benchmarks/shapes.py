@@ -5,6 +5,7 @@ Writes benchmarks/results/shapes.json and docs/shapes.md.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from attrs import frozen
-from driver import ROOT, write_results
+from recording import ROOT, parsed, write_results
 from shapes_report import report
 
 sys.path.insert(0, str(ROOT))
@@ -70,13 +71,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=7)
-    options = parser.parse_args()
+    parser.add_argument("--only", default="", help="part of the name of an architecture")
+    options = parsed(parser, tokens=256, repeat=1, only="llama")
     found = {
         name: _measured(name, shape, options.tokens, options.repeat)
         for name, shape in (SHAPES | UNKNOWN).items()
+        if options.only in name
     }
-    write_results("shapes", {"tokens": options.tokens, "new tokens": NEW, **found})
-    (ROOT / "docs" / "shapes.md").write_text(report(found, options.tokens))
+    results = {"tokens": options.tokens, "new tokens": NEW, **found}
+    write_results("shapes", results, options.quick or bool(options.only))
+    if not (options.quick or options.only):
+        (ROOT / "docs" / "shapes.md").write_text(report(found, options.tokens, os.getloadavg()[1]))
 
 
 def _measured(name: str, shape: Shape, count: int, repeat: int) -> dict[str, object]:

@@ -24,14 +24,15 @@ its sequences decode one after another: it works, but a class of its own would b
 
 Measured by `make bench-shapes` on models of random weights, a few layers of width 256, on two Linux
 cores (so ratios count, not milliseconds): a sequence of {tokens} tokens goes on by 30. "Hot" is the
-time to the first token of a sequence that is live.
+time to the first token of a sequence that is live. The load average at the end was {load:.1f}: with
+more than two, others were at work, and ratios say little (below 1 they are noise).
 
 """
 
 
-def report(found: Mapping[str, Mapping[str, Any]], tokens: int) -> str:
+def report(found: Mapping[str, Mapping[str, Any]], tokens: int, load: float) -> str:
     """The whole page."""
-    return INTRO.format(tokens=f"{tokens:,}") + "\n".join(
+    return INTRO.format(tokens=f"{tokens:,}", load=load) + "\n".join(
         (*_costs(found), "", *_verdicts(found), "", *_bytes(found), "")
     )
 
