@@ -34,6 +34,7 @@ def test_thousands_of_tiny_agents_and_a_huge_one_do_not_push_each_other_out(
             huge = clients.client("huge", words=SCALE.huge // 7)
             first = await huge.insist("Who are you?")
             assert first.prompt > 0.8 * SCALE.huge
+            said, known = list(huge.messages), huge.known
             tiny = clients.clients("tiny", SCALE.tiny, words=1)
             waiting, watch = iter(tiny), Watch.of(server)
 
@@ -46,6 +47,7 @@ def test_thousands_of_tiny_agents_and_a_huge_one_do_not_push_each_other_out(
             numbers = count()
             async with meanwhile(next_one, clients=16):
                 while not all(one.known for one in tiny):
+                    huge.messages, huge.known = list(said), known  # lest it gets too long
                     back = await huge.insist(f"Still there, {next(numbers)}?", 4)
                     assert back.cached > 0.9 * back.expected
                     await asyncio.sleep(0.2)
