@@ -204,7 +204,7 @@ class Keeper:
         self.outbox.settle(tuple(corrupt))
 
     def forget(self, key: SessionKey, done: Done = _ignore) -> Session | None:
-        """The session is deleted; its rows stay as long as others, or the caps, let them.
+        """The session is deleted, and with it the rows at its end that nobody else builds on.
 
         `done` is called as for `write`, if there is such a session.
         """
@@ -212,8 +212,23 @@ class Keeper:
         if session is not None:
             self.pins.drop(key)
             self.outbox.move(key)
+            self._drop_unused(session.cursor)
             self.outbox.settle(done=done)
         return session
+
+    def _drop_unused(self, cursor: Cursor | None) -> None:
+        """Take out the segments from `cursor` up that nobody stands on, follows or holds."""
+        key = cursor.key if cursor is not None else None
+        while key is not None and key in self.lineage:
+            parent = self.lineage[key].parent
+            if (
+                self.lineage.children(key, 1)
+                or self.lineage.holds(key)
+                or self.registry.at_segment(key)
+            ):
+                return
+            self._cut(key)
+            key = parent
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless payloads, lineage and registry agree."""

@@ -200,6 +200,30 @@ class TestForgetting:
         world.kill()
         assert world.names() == []
 
+    def test_its_rows_leave_ram_and_disk_with_it(self, world: World) -> None:
+        talk = Talk("ada", system=SYSTEM)
+        world.say(talk, "one")
+        world.say(talk, "two")
+        session = world.session("ada")
+        assert session is not None
+        world.conductor.keeper.forget(session.key)
+        world.settle()
+        assert world.disk.nbytes() == 0
+        assert not world.segments(Tier.COLD)
+        assert not world.segments(Tier.WARM)
+
+    def test_rows_that_others_build_on_stay(self, world: World) -> None:
+        ada, bob = Talk("ada", system=SYSTEM), Talk("bob", system=SYSTEM)
+        world.say(ada, "I am Ada.")
+        world.say(bob, "I am Bob!")
+        session = world.session("ada")
+        assert session is not None
+        world.conductor.keeper.forget(session.key)
+        world.settle()
+        assert world.say(bob, "Who am I?").admitted.cached > len(SYSTEM) // 2
+        world.kill()
+        assert world.say(bob, "And now?").admitted.cached > len(SYSTEM) // 2
+
     def test_one_that_the_home_could_not_forget_does_not_keep_it_from_evicting(
         self, world: World
     ) -> None:
