@@ -79,7 +79,9 @@ def _server(settings: Settings, container: "Container", listener: socket.socket)
     from agentcache.adapters.http.server import HttpServer
 
     rates = RateLimiter(parse_rate(settings.rate_limit), parse_rate(settings.agent_rate_limit))
-    edge = Edge(container.service(), settings.max_body, rates=rates)
+    edge = Edge(
+        container.service(), settings.max_body, rates=rates, max_messages=settings.max_messages
+    )
     app = create_app(edge, container.telemetry(), _door(settings))
     return HttpServer(app, edge, listener, settings.shutdown_timeout)
 

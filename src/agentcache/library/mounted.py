@@ -16,4 +16,6 @@ def asgi(cache: AgentCache | AsyncAgentCache, max_body: int | None = None) -> St
     may come in is the host's business. `max_body` is in bytes. Turns of HTTP clients and of the
     library share agents; a client sends the whole conversation, which becomes the agent's.
     """
-    return create_app(Edge(cache.service, max_body or Settings().max_body))
+    caps = Settings()
+    edge = Edge(cache.service, max_body or caps.max_body, max_messages=caps.max_messages)
+    return create_app(edge)

@@ -92,7 +92,7 @@ class Agents:
     # -- changing ----------------------------------------------------------------------------
 
     async def _create(self, request: Request) -> Response:
-        body = await read_json(request, _NEW, self.edge.max_body)
+        body = await self.edge.read(request, _NEW)
         check_name(body.name)
         if self._is_known(request, body.name):
             raise AgentExists(body.name)
@@ -100,7 +100,7 @@ class Agents:
         return _json(await self._object(request, body.name), 201)
 
     async def _prefill(self, request: Request, name: str) -> Response:
-        body = await read_json(request, _SPOKEN, self.edge.max_body)
+        body = await self.edge.read(request, _SPOKEN)
         await self._compute(request, name, body)
         return _json(await self._object(request, name))
 

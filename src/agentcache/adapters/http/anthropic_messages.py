@@ -39,7 +39,6 @@ from agentcache.adapters.http.anthropic_types import (
     ToolUseBlock,
     Usage,
 )
-from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
@@ -67,7 +66,7 @@ class AnthropicMessages:
 
     async def create(self, request: Request) -> Response:
         """Admission comes first: whatever is refused is refused with a status."""
-        body = await read_json(request, _messages, self.edge.max_body)
+        body = await self.edge.read(request, _messages)
         require_model(self.edge.service, body.model)
         turn = await self.edge.admit(asked(body, request.headers), request)
         told = _Told(turn, body)
@@ -84,7 +83,7 @@ class AnthropicMessages:
 
     async def count_tokens(self, request: Request) -> Response:
         """How many tokens the prompt would have, as the model reads it."""
-        body = await read_json(request, _count, self.edge.max_body)
+        body = await self.edge.read(request, _count)
         require_model(self.edge.service, body.model)
         count = await self.edge.service.count_tokens(conversation_of(body))
         return Response(_encode(TokenCount(count)), media_type="application/json")

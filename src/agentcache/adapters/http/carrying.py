@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from agentcache.adapters.http.body import chunks
+from agentcache.adapters.http.compression import coding_of
 from agentcache.service import Service
 
 _PIECE = 1 << 20
@@ -31,6 +33,8 @@ async def exported(service: Service, tenant: str, name: str) -> StreamingRespons
 
 async def imported(service: Service, tenant: str, name: str, request: Request) -> None:
     """Take the body in as the agent `name`, once all of it is there and adds up."""
+    if coding_of(request.headers.get("content-encoding", "")):
+        raise HTTPException(415, "agents' files are sent as they were exported")
     replace = request.query_params.get("replace", "false").lower() in ("true", "1")
     with _folder() as folder:
         path = folder / "agent"

@@ -3,31 +3,50 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
+import msgspec
 from attrs import define, evolve, field
 from starlette.requests import Request
 
+from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.gate import access_of
 from agentcache.adapters.http.rates import RateLimiter
 from agentcache.adapters.http.request_scope import add_headers
 from agentcache.adapters.http.wishes import with_wishes
-from agentcache.domain.errors import Unavailable
+from agentcache.domain.errors import InvalidRequest, Unavailable
 from agentcache.service import Ask, RunningTurn, Service
+
+_Body = TypeVar("_Body")
 
 
 @define(eq=False)
 class Edge:
-    """The way from requests to `service`. `keep_alive` is in seconds, `max_body` in bytes."""
+    """The way from requests to `service`. `keep_alive` is in seconds, `max_body` in bytes.
+
+    A request has at most `max_messages`; None: any number.
+    """
 
     service: Service
     max_body: int
     keep_alive: float = 15.0
     rates: RateLimiter = field(factory=RateLimiter)
+    max_messages: int | None = None
     draining: bool = field(default=False, init=False)
     _beginning: "set[asyncio.Task[object]]" = field(factory=set, init=False)
     _turns: dict[str, RunningTurn] = field(factory=dict, init=False)
     _changed: asyncio.Event = field(factory=asyncio.Event, init=False)
+
+    async def read(self, request: Request, decoder: msgspec.json.Decoder[_Body]) -> _Body:
+        """The body of a request that carries a conversation. Raises what `read_json` does."""
+        body = await read_json(request, decoder, self.max_body)
+        for name in ("messages", "input"):
+            count = len(said) if isinstance(said := getattr(body, name, None), list) else 0
+            if self.max_messages is not None and count > self.max_messages:
+                problem = f"{name} has {count} items: at most {self.max_messages} are taken"
+                raise InvalidRequest(problem, name)
+        return body
 
     async def admit(self, ask: Ask, request: Request) -> RunningTurn:
         """Begin a turn of the request's tenant, which its taker must `end`.

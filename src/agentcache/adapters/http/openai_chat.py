@@ -9,7 +9,6 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
@@ -55,7 +54,7 @@ class OpenAIChat:
 
     async def create(self, request: Request) -> Response:
         """Admission comes first: whatever is refused is refused with a status."""
-        body = await read_json(request, _decoder, self.edge.max_body)
+        body = await self.edge.read(request, _decoder)
         require_model(self.edge.service, body.model)
         ask = asked(body, request.headers)
         fingerprint = self.edge.service.model.digest.hex()[:16]
@@ -172,12 +171,17 @@ def _function(call: ToolCall) -> CalledFunction:
     return CalledFunction(call.name, call.arguments)
 
 
-def finish_reason(ended: Ended, called: bool) -> FinishReason:
-    """Why the answer ended. Raises TurnFailed or TurnCancelled where it did not."""
+def check_complete(ended: Ended) -> None:
+    """Raise TurnFailed or TurnCancelled unless the answer came to an end."""
     if ended.finish is Finish.FAILED:
         raise TurnFailed(ended.problem or "the engine could not go on")
     if ended.finish is Finish.CANCELLED:
         raise TurnCancelled(ended.problem or "cancelled")
+
+
+def finish_reason(ended: Ended, called: bool) -> FinishReason:
+    """Why the answer ended. Raises TurnFailed or TurnCancelled where it did not."""
+    check_complete(ended)
     if ended.finish is Finish.LENGTH:
         return "length"
     return "tool_calls" if called else "stop"

@@ -11,7 +11,6 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
-from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
@@ -56,7 +55,7 @@ class Responses:
 
     async def create(self, request: Request) -> HttpResponse:
         """Admission comes first: whatever is refused is refused with a status."""
-        body = await read_json(request, _decoder, self.edge.max_body)
+        body = await self.edge.read(request, _decoder)
         require_model(self.edge.service, body.model)
         ask = asked(body, self._before(request, body), request.headers)
         turn = await self.edge.admit(ask, request)
