@@ -95,7 +95,7 @@ class Conductor:
         if request.when_busy == "fork" and self.planner.is_busy(request.identity):
             request = on_a_fork(request)
         now = self.clock.monotonic()
-        speech = Speech(request, emit, now, self.tokenizer.detokenizer())
+        speech = Speech(request, emit, now, self.builder.detokenizer(request.prompt))
         number = self.planner.enqueue(request, now).number
         self._speeches[number] = speech
         return number

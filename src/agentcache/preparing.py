@@ -6,7 +6,7 @@ from uuid import uuid4
 from attrs import evolve, field, frozen
 
 from agentcache.conductor import Conductor
-from agentcache.domain.answer import Reading, Tools
+from agentcache.domain.answer import PLAIN, Reading, Tools
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.echo import as_said
 from agentcache.domain.errors import InvalidRequest
@@ -70,7 +70,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
     prompt, known = _prompt(ask, conductor, root, evolve(ask.conversation, messages=messages))
     if named is None:  # so that what is kept of them stays as it was
         messages = as_said(messages, registry, identity.tenant, root, known)
-    form = conductor.tokenizer.answer_format()
+    form = PLAIN if prompt.raw else conductor.tokenizer.answer_format()
     opened = form.opens(prompt.generation_prompt())
     reading = Reading(form, ask.tools, turn, opened, single=not ask.several)
     return TurnRequest(
@@ -100,6 +100,7 @@ def _prompt(
     """The prompt, and the session that it goes on from."""
     identity, registry = ask.identity, conductor.keeper.registry
     known: Session | None = None
+    _check_tokens(conversation.text, conductor.engine.card.vocabulary)
 
     def recall(rendered: Sequence[RenderedSpan]) -> Session | None:
         nonlocal known
@@ -111,6 +112,12 @@ def _prompt(
         elsewhere = _is_elsewhere(registry, identity, root)
         prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
     return (prompt.before_answer() if ask.max_tokens == 0 else prompt), known
+
+
+def _check_tokens(text: str | tuple[int, ...] | None, vocabulary: int) -> None:
+    for token in text if isinstance(text, tuple) else ():
+        if not 0 <= token < vocabulary:
+            raise InvalidRequest(f"there is no token {token}, of {vocabulary}", "prompt")
 
 
 def _within(sampling: Sampling, vocabulary: int) -> Sampling:

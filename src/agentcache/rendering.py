@@ -5,7 +5,7 @@ ids are used, which for answers are the sampled ones; see "Matching" in the desi
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 
@@ -15,19 +15,17 @@ from agentcache.domain.conversation import Conversation, Message
 from agentcache.domain.echo import spoken
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Miss, Prompt
-from agentcache.domain.session import Session
 from agentcache.domain.spans import RenderedSpan, Span, SpanKind, concatenated, matching_spans
 from agentcache.domain.tokens import Tokens, common_prefix, tokens
 from agentcache.domain.tools import tools_digest, tools_json
 from agentcache.domain.volatile import RULES, VolatileRule, settled
-from agentcache.ports.tokenizer import Tokenizer
+from agentcache.ports.tokenizer import Detokenizer, Tokenizer
+from agentcache.raw_text import Recall, raw_prompt
 
 _HEADS_KEPT = 128
 # What two agents might say first; they have no beginning in common.
 _PROBES = ("Hello.", "1 + 1?")
 _RETRIES = 8
-
-Recall = Callable[[Sequence[RenderedSpan]], Session | None]
 
 
 class PromptBuilder:
@@ -53,6 +51,8 @@ class PromptBuilder:
 
     def build_recalling(self, conversation: Conversation, recall: Recall) -> Prompt:
         """As `build`, going on from the session that `recall` finds by what was rendered."""
+        if conversation.text is not None:
+            return raw_prompt(self._tokenizer, conversation.text, recall)
         conversation = self._told(conversation)
         rendered = self._tokenizer.render(conversation)
         session = recall(rendered)
@@ -83,6 +83,10 @@ class PromptBuilder:
             return 0
         return matching_spans(known, rendered)
 
+    def detokenizer(self, prompt: Prompt) -> Detokenizer:
+        """One for the answer to `prompt`, which a raw one has told all but the answer."""
+        return _going_on(self._tokenizer, prompt.spans[-1:] if prompt.raw else ())
+
     def spans_after(self, prompt: Prompt, sampled: Sequence[int], text: str) -> tuple[Span, ...]:
         """The session's spans after a turn in which the client got `text` for the `sampled` ids.
 
@@ -92,7 +96,7 @@ class PromptBuilder:
         is tokenised again. An end token, and a character never completed, are left out.
         """
         spans = list(prompt.spans)
-        said, rest = _said(self._tokenizer, spans[-1:], sampled, text)
+        said, rest = _said(self._tokenizer, spans[-1:], sampled, text, prompt.raw)
         for control, run in groupby(said, lambda one: self._tokenizer.control(one[0])):
             _append(spans, control, list(run))
         if rest:
@@ -169,12 +173,17 @@ class PromptBuilder:
 
 
 def _said(
-    tokenizer: Tokenizer, before: Sequence[Span], sampled: Sequence[int], text: str
+    tokenizer: Tokenizer, before: Sequence[Span], sampled: Sequence[int], text: str, raw: bool
 ) -> tuple[list[tuple[int, str]], str]:
-    """The sampled ids that lie within `text`, each with its text, and the rest of `text`."""
+    """The sampled ids that lie within `text`, each with its text, and the rest of `text`.
+
+    A `raw` prompt's `text` has been told as what goes on after `before`.
+    """
     pieces = _pieces(tokenizer, sampled)
     going_on = _pieces(tokenizer, sampled, before)
-    if _joined(going_on) == " " + _joined(pieces):
+    if raw:
+        pieces = going_on
+    elif _joined(going_on) == " " + _joined(pieces):
         pieces, text = going_on, " " + text
     else:
         before = ()
@@ -203,14 +212,19 @@ def _pieces(
     tokenizer: Tokenizer, ids: Sequence[int], before: Sequence[Span] = ()
 ) -> list[tuple[int, str]]:
     """Each id with the text that became certain with it, going on after the content `before`."""
-    detokenizer = tokenizer.detokenizer()
-    for span in before:
-        if span.kind is SpanKind.CONTENT and span.ids:
-            detokenizer.add(span.ids[-1])
+    detokenizer = _going_on(tokenizer, before)
     pieces = [(token, detokenizer.add(token)) for token in ids]
     if pieces and (rest := detokenizer.finish()):
         pieces[-1] = (pieces[-1][0], pieces[-1][1] + rest)
     return pieces
+
+
+def _going_on(tokenizer: Tokenizer, before: Sequence[Span]) -> Detokenizer:
+    detokenizer = tokenizer.detokenizer()
+    for span in before:
+        if span.kind is SpanKind.CONTENT and span.ids:
+            detokenizer.add(span.ids[-1])
+    return detokenizer
 
 
 def _inside(pieces: Sequence[tuple[int, str]], text: str) -> tuple[int, int]:

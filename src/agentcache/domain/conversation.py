@@ -41,11 +41,13 @@ class Conversation:
     """All that is rendered into one prompt. `tools` are JSON objects in the order given.
 
     `effort` is how much a model that thinks shall do so ("none": not at all), where it can be told.
+    Raw `text`, or its token ids, takes the place of all that: the answer goes on after it.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Json], ...] = field(default=())
     effort: str | None = None
+    text: str | tuple[int, ...] | None = None
 
 
 def turn_starts(messages: Sequence[Message]) -> tuple[int, ...]:

@@ -111,7 +111,8 @@ class Prompt:
 
     `spans` concatenate to `tokens`. `shared` is the number of tokens up to the end of system and
     tools, which agents have in common; `body` the number before the generation prompt. `miss` says
-    why fewer spans than the session holds were found again, seen from the text alone.
+    why fewer spans than the session holds were found again, seen from the text alone. A `raw` one
+    is text that the answer goes on with, in the middle of a word if need be.
     """
 
     spans: tuple[Span, ...]
@@ -120,6 +121,7 @@ class Prompt:
     body: int = 0
     tools_digest: bytes = b""
     miss: Miss = Miss.NONE
+    raw: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -30,7 +30,9 @@ class Tokenizer(Protocol):
         """The conversation as the model reads it, cut into control tokens and content.
 
         Content never becomes control: spellings of special tokens in what somebody said stay text.
-        Raises InvalidRequest when the model's template refuses the conversation.
+        In raw text they are control; before it comes what the tokenizer itself puts there, unless
+        the text begins with that. Raises InvalidRequest when the model's template refuses the
+        conversation.
         """
         ...
 

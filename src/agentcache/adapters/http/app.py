@@ -16,6 +16,7 @@ from starlette.routing import Route
 from agentcache.adapters.http.admin import Admin
 from agentcache.adapters.http.agents import Agents
 from agentcache.adapters.http.anthropic_messages import AnthropicMessages
+from agentcache.adapters.http.completions import Completions
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import TABLE, answer_error, answer_http_error
 from agentcache.adapters.http.gate import Gate
@@ -76,10 +77,11 @@ def create_app(
 ) -> Starlette:
     """The application, ready to be served or mounted; it starts and stops nothing itself."""
     chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
-    responses = Responses(edge)
+    completions, responses = Completions(edge), Responses(edge)
     messages, agents, admin = AnthropicMessages(edge), Agents(edge), Admin(edge)
     routes = [
         Route("/v1/chat/completions", chat.create, methods=["POST"]),
+        Route("/v1/completions", completions.create, methods=["POST"]),
         Route("/v1/responses", responses.create, methods=["POST"]),
         Route("/v1/responses/{id}", responses.one, methods=["GET", "DELETE"]),
         Route("/v1/messages", messages.create, methods=["POST"]),

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 from starlette.datastructures import Headers
 
+from agentcache.adapters.http.completion_types import CompletionRequest
 from agentcache.adapters.http.identity import identify
 from agentcache.adapters.http.openai_types import (
     ChatMessage,
@@ -40,9 +41,9 @@ def asked(request: ChatRequest, headers: Headers) -> Ask:
     return Ask(
         identity=identify(headers, prompt_cache_key=request.prompt_cache_key),
         conversation=_conversation(request),
-        sampling=_sampling(request),
+        sampling=sampled(request, (request.top_logprobs or 0) if request.logprobs else None),
         max_tokens=_max_tokens(request),
-        stop=_stops(request.stop),
+        stop=stops(request.stop),
         store=request.store is not False,
         structure=_structure(request),
         calls=request.tool_choice != "none",
@@ -57,6 +58,11 @@ def _refuse_unsupported(request: ChatRequest) -> None:
             raise InvalidRequest(f"{name} is not supported: leave it out", name)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("top_logprobs are only told with logprobs", "top_logprobs")
+    check_stream_options(request)
+
+
+def check_stream_options(request: ChatRequest | CompletionRequest) -> None:
+    """Raise InvalidRequest for options without a stream, and for those that none can have."""
     if request.stream_options is not None:
         if not request.stream:
             raise InvalidRequest("stream_options are only for streams", "stream_options")
@@ -149,7 +155,7 @@ def _text(part: Part, at: str) -> str:
     return text
 
 
-def _sampling(request: ChatRequest) -> Sampling:
+def sampled(request: ChatRequest | CompletionRequest, logprobs: int | None) -> Sampling:
     """OpenAI's defaults: temperature 1, top_p 1. A seed of any size is folded to 64 bits."""
     given = {
         name: value
@@ -167,7 +173,7 @@ def _sampling(request: ChatRequest) -> Sampling:
         **given,
         seed=None if request.seed is None else request.seed % 2**64,
         logit_bias=_bias(request.logit_bias or {}),
-        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        logprobs=logprobs,
     )
 
 
@@ -188,5 +194,6 @@ def _max_tokens(request: ChatRequest) -> int | None:
     return limit
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+def stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Stop sequences, of which one may stand by itself."""
     return checked_stops((stop,) if isinstance(stop, str) else stop or (), "stop")

@@ -58,6 +58,8 @@ class MemoryTokenizer:
     def render(
         self, conversation: Conversation, generation_prompt: bool = True
     ) -> tuple[RenderedSpan, ...]:
+        if isinstance(conversation.text, str):
+            return tuple(self._split("user", encodable(conversation.text, "prompt")))
         if not conversation.messages:
             raise InvalidRequest("there must be at least one message", "messages")
         spans = [*self._tools(conversation)]
@@ -117,8 +119,10 @@ class MemoryTokenizer:
     def _said(self, role: str, text: str) -> Iterator[RenderedSpan]:
         """An assistant's words, in which <think> and <tool_call> are control again."""
         mark = unused_mark((text,))
-        hidden = self._spellings.hidden(text, mark, speaks=True)
-        for kind, piece in self._spellings.split(hidden, mark):
+        yield from self._split(role, self._spellings.hidden(text, mark, speaks=True), mark)
+
+    def _split(self, role: str, text: str, mark: str = "") -> Iterator[RenderedSpan]:
+        for kind, piece in self._spellings.split(text, mark):
             yield _control(piece) if kind is SpanKind.CONTROL else _content(role, piece)
 
 

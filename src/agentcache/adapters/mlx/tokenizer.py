@@ -17,7 +17,7 @@ from agentcache.adapters.mlx.detokenizer import Decoding
 from agentcache.adapters.mlx.roles import labelled
 from agentcache.adapters.mlx.said import Arguments, said
 from agentcache.domain.answer import PLAIN, AnswerFormat
-from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
+from agentcache.domain.conversation import Conversation, Json, Message, ToolCall, encodable
 from agentcache.domain.errors import IntegrityError, InvalidRequest, ModelError
 from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.spellings import ControlToken, Spellings
@@ -38,13 +38,15 @@ class MLXTokenizer:
     """A Tokenizer over a Hugging Face one. Nothing of it changes once it is made.
 
     Added tokens are control when they are special or look like mark-up (`<think>`, `[CALL]`); runs
-    of white space, words and HTML tags are text that got a token of its own.
+    of white space, words and HTML tags are text that got a token of its own. `preamble` is what the
+    tokenizer itself puts before a text.
     """
 
     template: ChatTemplate
     spellings: Spellings
     content: ContentEncoder
     decoding: Decoding
+    preamble: str = ""
     format: AnswerFormat = PLAIN
     arguments: Arguments = "text"
     shows_tools: bool = True
@@ -75,9 +77,11 @@ class MLXTokenizer:
         silent = frozenset(
             id_ for id_, token in added.items() if token.special and token.content not in markers
         )
-        preamble = "" if chat_template else _preamble(backend, texts)
+        preamble = _preamble(backend, texts)
+        written = "" if chat_template else preamble
         tokenizer = cls(
-            template=ChatTemplate.of(chat_template, {**variables, "preamble": preamble}),
+            template=ChatTemplate.of(chat_template, {**variables, "preamble": written}),
+            preamble=preamble,
             spellings=Spellings.of(_spelled(id_, token, silent) for id_, token in control.items()),
             content=ContentEncoder.of(backend, text_tokens, texts),
             decoding=Decoding.of(
@@ -95,6 +99,8 @@ class MLXTokenizer:
     def render(
         self, conversation: Conversation, generation_prompt: bool = True
     ) -> tuple[RenderedSpan, ...]:
+        if isinstance(conversation.text, str):
+            return self._raw(encodable(conversation.text, "prompt"))
         if not self.shows_calls:
             conversation = calls_in_words(conversation)
         if not self.shows_tools:
@@ -104,6 +110,13 @@ class MLXTokenizer:
         text = self.template.render(fields.messages, fields.tools, generation_prompt, effort)
         pieces = list(self.spellings.split(text, fields.mark))
         return labelled(pieces, conversation, self.spellings, generation_prompt)
+
+    def _raw(self, text: str) -> tuple[RenderedSpan, ...]:
+        begun = text if text.startswith(self.preamble) else self.preamble + text
+        return tuple(
+            RenderedSpan(kind, "user" if kind is SpanKind.CONTENT else "", piece)
+            for kind, piece in self.spellings.split(begun)
+        )
 
     def encode(self, span: RenderedSpan, first: bool = False) -> "Tokens[int]":
         if span.kind is SpanKind.CONTENT:

@@ -1,0 +1,47 @@
+"""From a completion request to an Ask; what cannot be honoured is refused by name."""
+
+from typing import Final
+
+from starlette.datastructures import Headers
+
+from agentcache.adapters.http.completion_types import CompletionRequest
+from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.openai_ask import check_stream_options, sampled, stops
+from agentcache.domain.conversation import Conversation, Json
+from agentcache.domain.errors import InvalidRequest
+from agentcache.service import Ask
+
+NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {"n": (1,), "best_of": (1,), "suffix": ("",)}
+USUAL_TOKENS = 16  # the API's own default
+
+
+def asked(request: CompletionRequest, headers: Headers) -> Ask:
+    """What the service shall do. Raises InvalidRequest that names the parameter."""
+    for name, neutral in NEUTRAL.items():
+        value = getattr(request, name)
+        if value is not None and value not in neutral:
+            raise InvalidRequest(f"{name} is not supported: leave it out", name)
+    check_stream_options(request)
+    if request.echo and request.logprobs is not None:
+        raise InvalidRequest("logprobs of a prompt that is echoed cannot be told", "logprobs")
+    return Ask(
+        identity=identify(headers, prompt_cache_key=request.prompt_cache_key),
+        conversation=Conversation((), text=_prompt(request.prompt)),
+        sampling=sampled(request, request.logprobs),
+        max_tokens=USUAL_TOKENS if request.max_tokens is None else request.max_tokens,
+        stop=stops(request.stop),
+        store=request.store is not False,
+    )
+
+
+def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
+    """The one prompt there is, as text or as token ids."""
+    if isinstance(prompt, str):
+        return prompt
+    ids = tuple(one for one in prompt if isinstance(one, int))
+    if ids and len(ids) == len(prompt):
+        return ids
+    if len(prompt) != 1:
+        raise InvalidRequest("prompt must be one text, or the token ids of one", "prompt")
+    only = prompt[0]
+    return tuple(only) if isinstance(only, list) else str(only)
