@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from attrs import define, field
-from driver import median, write_results
+from recording import median, parsed, write_results
 
 from agentcache.adapters.codecs import codec
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--rows", type=int, default=20, help="new rows in a turn")
     parser.add_argument("--codec", default="native")
-    options = parser.parse_args()
+    options = parsed(parser, turns=20)
     count = options.turns * options.rows
     rows, noise = empty_rows(SPEC, 0, count), np.random.default_rng(1)
     for array in rows.full.values():
@@ -151,7 +151,7 @@ def main() -> None:
     for name in NAMES[:2]:
         ratio = seconds[name] / seconds["one turn"]
         results[f"restore, {name} / one turn"] = round(ratio, 3)
-    write_results("compaction", results)
+    write_results("compaction", results, options.quick)
 
 
 def _talk(one: Bench, ids: "Tokens[int]", name: str, rows: int) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from attrs import define
-from driver import write_results
+from recording import parsed, write_results
 
 from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.domain.hot import HotTier
@@ -248,10 +248,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--sessions", type=int, nargs="+", default=[10, 1_000, 10_000])
     parser.add_argument("--only", default="", help="part of the name of what is to be measured")
-    options = parser.parse_args()
+    options = parsed(parser, sessions=[10, 100])
     found = {count: measured(count, options.only) for count in options.sessions}
     if not options.only:
-        write_results("core", {"microseconds": {str(count): one for count, one in found.items()}})
+        results = {"microseconds": {str(count): one for count, one in found.items()}}
+        write_results("core", results, options.quick)
     print(table(found))
 
 

@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -17,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import define, field, frozen
+from recording import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
+THEIR_MODEL = "default_model"  # what mlx_lm.server calls the one that it was started with
 READY_SECONDS = 300
 VOCABULARY = (
     "system agent memory cache tensor river market engine bridge signal garden letter policy "
@@ -35,7 +35,10 @@ MLX_LM = (
 
 @frozen
 class Turn:
-    """One streamed turn: seconds to the first text and to the end, and the server's own count."""
+    """One streamed turn: seconds to the first text and to the end, and the server's own count.
+
+    `stamps` are the times (`time.perf_counter`) at which pieces of text arrived.
+    """
 
     first: float
     total: float
@@ -43,6 +46,7 @@ class Turn:
     completion: int
     cached: int
     text: str
+    stamps: tuple[float, ...] = ()
 
 
 @define
@@ -59,10 +63,10 @@ class Agent:
         notes = " ".join(random.Random(seed).choices(VOCABULARY.split(), k=words))
         return cls(name, [{"role": "system", "content": f"You are {name}. Notes: {notes}"}])
 
-    def ask(self, server: "Server", question: str, max_tokens: int = 8) -> Turn:
+    def ask(self, server: "Server", question: str, max_tokens: int = 8, **more: object) -> Turn:
         """Ask, and remember both the question and the answer."""
         self.messages.append({"role": "user", "content": question})
-        turn = chat(server, self.messages, self.name, max_tokens)
+        turn = chat(server, self.messages, self.name, max_tokens, **more)
         self.messages.append({"role": "assistant", "content": turn.text})
         self.turns.append(turn)
         return turn
@@ -92,8 +96,17 @@ class Server:
         return int(found[1]) * 1024 if found else 0
 
 
-def chat(server: Server, messages: list[dict[str, str]], agent: str, max_tokens: int = 8) -> Turn:
-    """One greedy streamed chat completion."""
+def chat(
+    server: Server,
+    messages: list[dict[str, str]],
+    agent: str,
+    max_tokens: int = 8,
+    **more: object,
+) -> Turn:
+    """One greedy streamed chat completion; `more` goes into the request.
+
+    The first text of a turn that says nothing comes with its end.
+    """
     body = {
         "model": server.model,
         "messages": messages,
@@ -101,22 +114,25 @@ def chat(server: Server, messages: list[dict[str, str]], agent: str, max_tokens:
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **more,
     }
     headers = {"Content-Type": "application/json", "X-Agent-ID": agent}
     request = urllib.request.Request(
         f"{server.url}/v1/chat/completions", json.dumps(body).encode(), headers
     )
-    started, first, said, usage = time.perf_counter(), float("nan"), "", {}
+    started, stamps, said, usage = time.perf_counter(), [], "", {}
     with urllib.request.urlopen(request, timeout=900) as answer:
         for chunk in _events(answer):
             usage = chunk.get("usage") or usage
             for choice in chunk.get("choices") or ():
                 if text := (choice.get("delta") or {}).get("content"):
-                    first = first if said else time.perf_counter() - started
+                    stamps.append(time.perf_counter())
                     said += text
+    ended = time.perf_counter()
+    first, total = (stamps[0] if stamps else ended) - started, ended - started
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    total = time.perf_counter() - started
-    return Turn(first, total, usage["prompt_tokens"], usage["completion_tokens"], cached, said)
+    counts = usage["prompt_tokens"], usage["completion_tokens"], cached
+    return Turn(first, total, *counts, said, tuple(stamps))
 
 
 @contextmanager
@@ -162,10 +178,10 @@ def agentcache(home: Path, folder: Path, *options: str) -> list[str]:
     ]
 
 
-def mlx_lm(folder: Path) -> list[str]:
+def mlx_lm(folder: Path, *options: str) -> list[str]:
     """The command that serves `folder` with mlx_lm.server, on the BLAS that agentcache uses."""
     code = MLX_LM.format(threads=os.cpu_count())
-    return [sys.executable, "-c", code, "--model", str(folder), "--port", "{port}"]
+    return [sys.executable, "-c", code, "--model", str(folder), "--port", "{port}", *options]
 
 
 def default_model() -> Path:
@@ -176,23 +192,17 @@ def default_model() -> Path:
     return home / "models" / MODEL
 
 
+def tiny_model(scratch: Path) -> Path:
+    """A model of random weights that takes no time, for quick runs; a letter is a token."""
+    sys.path.insert(0, str(ROOT))
+    from tests.tiny_models import tiny_llama
+
+    return tiny_llama(scratch / "tiny", 1, context=16_384)
+
+
 def folder_bytes(folder: Path) -> int:
     """What the files under `folder` take on the disk."""
     return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
-
-
-def median(values: Iterable[float]) -> float:
-    """The median, to four digits."""
-    return float(f"{statistics.median(values):.4g}")
-
-
-def write_results(name: str, results: object) -> None:
-    """Keep `results` as JSON in benchmarks/results, and print them."""
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
-    text = json.dumps(results, indent=2)
-    (folder / f"{name}.json").write_text(text + "\n")
-    print(text)
 
 
 def _events(answer: Iterable[bytes]) -> Iterator[dict]:  # type: ignore[type-arg]

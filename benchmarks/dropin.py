@@ -14,12 +14,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from attrs import define, field
-from driver import MLX_LM, Agent, Server, default_model, median, mlx_lm, running, write_results
+from driver import (
+    MLX_LM,
+    THEIR_MODEL,
+    Agent,
+    Server,
+    default_model,
+    mlx_lm,
+    running,
+    tiny_model,
+)
+from recording import median, parsed, write_results
 from rich.console import Console
 from rich.table import Table
 
 QUESTION = "Question {n}: name one word from your notes."
-THEIR_MODEL = "default_model"  # what mlx_lm.server calls the one that it was started with
 DROP_IN = (
     "from functools import partial; from agentcache.prompt_cache import lru_prompt_cache; "
     "from mlx_lm import server; "
@@ -54,10 +63,10 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--codec", default="native")
-    options = parser.parse_args()
-    folder = default_model()
+    options = parsed(parser, words=40, agents=1, rounds=1)
     with tempfile.TemporaryDirectory(prefix="agentcache-bench-") as scratch:
         path = Path(scratch)
+        folder = tiny_model(path) if options.quick else default_model()
         commands = {
             "without": (mlx_lm(folder), path / "without.log"),
             "with": (_dropped_in(folder, path / "home", options.codec), path / "with.log"),
@@ -71,7 +80,8 @@ def main() -> None:
         "from RAM, with / without": ours["from RAM"] / without["from RAM"],
     }
     rounded = {name: float(f"{value:.3g}") for name, value in ratios.items()}
-    write_results("dropin", {"without": without, "with": ours, "ratios": rounded})
+    found = {"without": without, "with": ours, "ratios": rounded}
+    write_results("dropin", found, options.quick)
     _print(without, ours)
 
 

@@ -16,9 +16,10 @@ from pydoc_data.topics import topics
 import fidelity_report
 import numpy as np
 from attrs import define, field, frozen
-from driver import MODEL, default_model, write_results
+from driver import MODEL, default_model
 from numpy.typing import NDArray
 from plain_q4 import PlainQ4
+from recording import parsed, write_results
 
 from agentcache.adapters.codecs import CODECS, codec
 from agentcache.adapters.mlx import blas
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="rounds of parking and resuming")
     parser.add_argument("--threads", type=int, default=1, help="of BLAS; sums depend on it")
     parser.add_argument("--no-report", action="store_true", help="leave docs/ as it is")
-    options = parser.parse_args()
+    options = parsed(parser, tokens=64, scored=16, said=4, texts=1, rounds=2, no_report=True)
     blas.set_threads(options.threads)
     sizes = Sizes(options.tokens, options.scored, options.said)
     model = Model.load(default_model())
@@ -122,7 +123,7 @@ def main() -> None:
         **_losses(model, texts, sizes),
         "drift": _drift(model, names[0], options.rounds),
     }
-    write_results("fidelity", results)
+    write_results("fidelity", results, options.quick)
     if not options.no_report:
         fidelity_report.write(results)
 

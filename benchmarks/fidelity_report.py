@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import mean, median
 from typing import Any
 
-from driver import ROOT
 from plot import COLOURS, Axis, Plot
+from recording import ROOT
 
 DOCS = ROOT / "docs"
 PLAIN = "plain q4"

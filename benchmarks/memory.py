@@ -7,7 +7,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from driver import Agent, agentcache, default_model, folder_bytes, running, write_results
+from driver import Agent, agentcache, default_model, folder_bytes, running
+from recording import write_results
 
 QUESTION = "Name one word from your notes."
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 from attrs import define
-from driver import write_results
+from recording import bar, parsed, write_results
 
 from agentcache.adapters.clock import SystemClock
 from agentcache.adapters.codecs import codec
@@ -157,17 +157,25 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--step", type=float, default=0.02, help="seconds that a step takes")
-    options = parser.parse_args()
+    parser.add_argument("--alone", type=int, default=3000, help="tokens without the edge")
+    options = parsed(parser, streams=[2], tokens=30, step=0.001, alone=100)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     found = {}
     for streams in options.streams:
         own, kernel = asyncio.run(served(streams, options.tokens, options.step))
         found[f"{streams} streams"] = {
-            "planner, conductor, speech": round(conducted(streams, 3000) * 1e6, 1),
+            "planner, conductor, speech": round(conducted(streams, options.alone) * 1e6, 1),
             "whole server": round((own + kernel) * 1e6, 1),
             "of which in the kernel": round(kernel * 1e6, 1),
         }
-    write_results("overhead", {"microseconds of CPU a token and stream": found})
+    most = max(one["whole server"] for one in found.values())
+    results = {
+        "microseconds of CPU a token and stream": found,
+        "bars": [
+            bar("CPU of server, scheduler and SSE, ms a token and stream", most / 1000, most=0.5)
+        ],
+    }
+    write_results("overhead", results, options.quick)
 
 
 if __name__ == "__main__":

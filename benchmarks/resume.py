@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 from attrs import asdict, define, field
-from driver import Agent, Server, agentcache, default_model, median, mlx_lm, running, write_results
+from driver import THEIR_MODEL, Agent, Server, agentcache, default_model, mlx_lm, running
+from recording import median, write_results
 
 QUESTION = "Question {n}: name one word from your notes."
 ROUNDS = 3
-THEIR_MODEL = "default_model"  # what mlx_lm.server calls the one that it was started with
 
 
 @define

@@ -16,7 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from driver import ROOT, Server, agentcache, chat, default_model, median, running, write_results
+from driver import Server, agentcache, chat, default_model, running, tiny_model
+from recording import ROOT, bar, median, parsed, write_results
 
 FRESH = """
 import sys, time
@@ -42,16 +43,12 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a tiny model, two rounds; not kept")
-    options = parser.parse_args()
+    options = parsed(parser, rounds=1)
     with tempfile.TemporaryDirectory(prefix="agentcache-bench-", dir=ROOT / ".cache") as scratch:
-        one = _tiny(Path(scratch)) if options.quick else default_model()
+        one = tiny_model(Path(scratch)) if options.quick else default_model()
         other = _another(one, Path(scratch) / "other")
-        results = _measured(Path(scratch), (one, other), 2 if options.quick else options.rounds)
-    if options.quick:
-        print(json.dumps(results, indent=2))
-    else:
-        write_results("swap", results)
+        results = _measured(Path(scratch), (one, other), options.rounds)
+    write_results("swap", results, options.quick)
 
 
 def _measured(scratch: Path, models: tuple[Path, Path], rounds: int) -> dict[str, object]:
@@ -63,12 +60,11 @@ def _measured(scratch: Path, models: tuple[Path, Path], rounds: int) -> dict[str
                 swapped.append(_swap(server, model))
     ratio = median(swapped) / median(fresh)
     return {
-        "bar": 1.2,
         "rounds": 2 * rounds,
-        "load average": os.getloadavg()[0],
         "fresh load, seconds": {"median": median(fresh), "all": _rounded(fresh)},
         "hot-swap, seconds": {"median": median(swapped), "all": _rounded(swapped)},
         "hot-swap / fresh load": float(f"{ratio:.3g}"),
+        "bars": [bar("model hot-swap ÷ loading it in a fresh process", ratio, most=1.2)],
     }
 
 
@@ -105,13 +101,6 @@ def _another(model: Path, folder: Path) -> Path:
     changed = config | {"max_position_embeddings": context}
     (folder / "config.json").write_text(json.dumps(changed))
     return folder
-
-
-def _tiny(scratch: Path) -> Path:
-    sys.path.insert(0, str(ROOT))
-    from tests.tiny_models import tiny_llama
-
-    return tiny_llama(scratch / "tiny", 1)
 
 
 def _rounded(values: list[float]) -> list[float]:
