@@ -109,6 +109,9 @@ bench-memory: $(STAMP)
 bench-shapes: $(STAMP)
 	$(BIN)/python benchmarks/shapes.py
 
+bench-restore: $(STAMP)
+	$(BIN)/python benchmarks/restore.py
+
 bench-swap: $(STAMP)
 	$(BIN)/python benchmarks/swap.py
 
