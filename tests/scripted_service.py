@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
+from agentcache.adapters.memory.telemetry import RecordingTelemetry
 from agentcache.domain.answer import Reading
 from agentcache.domain.errors import TurnCancelled
 from agentcache.domain.events import Admitted, Delta, Ended
@@ -73,6 +74,7 @@ class ScriptedService:
     doors: asyncio.Event = field(factory=asyncio.Event)
     model: ModelCard = CARD
     known: tuple[str, ...] = ()
+    telemetry: RecordingTelemetry = field(factory=RecordingTelemetry)
     reading: Reading = field(factory=Reading)
     asks: list[Ask] = field(factory=list, init=False)
     turns: asyncio.Queue[ScriptedTurn] = field(factory=asyncio.Queue, init=False)

@@ -30,6 +30,7 @@ from agentcache.loop import EngineLoop, Ticket
 from agentcache.model_shelf import ModelShelf
 from agentcache.porting import Porter
 from agentcache.ports.engine import ModelCard
+from agentcache.ports.telemetry import TurnTelemetry
 from agentcache.preparing import Ask, prepared
 
 __all__ = ["Ask", "Health", "RunningTurn", "Service"]
@@ -100,6 +101,11 @@ class Service(Agents):
     def model(self) -> ModelCard:
         """The model that is served. Raises Unavailable while there is none."""
         return self._loop.conductor.engine.card
+
+    @property
+    def telemetry(self) -> TurnTelemetry:
+        """Whoever counts turns; an edge tells of those that it refuses itself."""
+        return self._loop.telemetry
 
     def models(self) -> tuple[str, ...]:
         """The names of the models that turns can be asked of."""

@@ -113,7 +113,7 @@ async def test_every_answer_has_an_id_of_its_own() -> None:
     ("method", "path", "status"),
     [
         ("GET", "/nowhere", 404),
-        ("POST", "/v1/completions", 404),
+        ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/metrics", 404),

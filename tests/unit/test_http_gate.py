@@ -76,6 +76,16 @@ async def test_every_other_path_takes_a_key_too(path: str) -> None:
         assert (await client.get(path)).status_code == 401
 
 
+async def test_who_is_not_let_in_is_counted_by_the_reason() -> None:
+    service = ScriptedService()
+    async with client_through(Door(KEYS, LOOPBACK), service) as client:
+        await client.get("/v1/models")
+        await client.get("/v1/models", headers={"host": "evil.example", "x-api-key": "s3cret"})
+        await client.delete("/v1/agents/ann", headers={"x-api-key": "s3cret"})
+        assert (await client.get("/v1/models", headers={"x-api-key": "s3cret"})).is_success
+    assert service.telemetry.refusals == ["unauthenticated", "forbidden", "forbidden"]
+
+
 async def test_probes_take_no_key() -> None:
     async with client_through(Door(KEYS)) as client:
         for path in ("/health", "/health/live", "/health/ready", "/health/startup"):

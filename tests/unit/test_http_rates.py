@@ -22,9 +22,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def limited(tenant: str = "", agent: str = "") -> httpx.AsyncClient:
+def limited(
+    tenant: str = "", agent: str = "", service: ScriptedService | None = None
+) -> httpx.AsyncClient:
     rates = RateLimiter(parse_rate(tenant), parse_rate(agent))
-    app = create_app(Edge(ScriptedService(), 100_000, rates=rates), door=Door(KEYS))
+    app = create_app(Edge(service or ScriptedService(), 100_000, rates=rates), door=Door(KEYS))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
@@ -57,6 +59,13 @@ async def test_a_refused_turn_says_when_to_come_back_and_was_not_begun() -> None
     assert "tenant's limit of 1 per 1 hour" in refused.json()["error"]["message"]
     assert 0 < int(refused.headers["retry-after"]) <= 3600
     assert 0 < int(refused.headers["retry-after-ms"]) <= 3_600_000
+
+
+async def test_a_refused_turn_is_counted() -> None:
+    service = ScriptedService()
+    async with limited("1/hour", service=service) as client:
+        assert [(await ask(client)).status_code for _ in range(3)] == [200, 429, 429]
+    assert service.telemetry.refusals == ["rate_limit", "rate_limit"]
 
 
 async def test_a_turn_that_is_refused_for_its_agent_is_not_counted_for_its_tenant() -> None:

@@ -124,7 +124,10 @@ class UnknownAnswer(AgentCacheError):
 
 @frozen(str=False)
 class Overloaded(AgentCacheError):
-    """All places are taken (`reason`: queue_full, queue_timeout). `retry_after` is in seconds."""
+    """Too much is asked (`reason`: queue_full, queue_timeout, rate_limit).
+
+    `retry_after` is in seconds.
+    """
 
     problem: str
     retry_after: float = 1.0
@@ -281,6 +284,8 @@ class IntegrityError(AgentCacheError):
 _REFUSALS = (
     (PromptTooLong, "too_long"),
     (InvalidRequest, "invalid"),
+    (Unauthenticated, "unauthenticated"),
+    (Forbidden, "forbidden"),
     (Unavailable, "unavailable"),
     (TurnCancelled, "cancelled"),
 )

@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.edge import Edge
-from agentcache.adapters.http.gate import require_admin
 from agentcache.domain.errors import InvalidRequest, Unavailable
 
 _MOST_BODY = 100_000
@@ -42,7 +41,7 @@ class Admin:
 
     async def swap(self, request: Request) -> Response:
         """Answers when the model is served, or why the old one still is. See `Service.swap`."""
-        require_admin(request.scope)
+        self.edge.require_admin(request)
         body = await read_json(request, _decoder, _MOST_BODY)
         if self.edge.draining:
             raise Unavailable("draining")

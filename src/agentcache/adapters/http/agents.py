@@ -29,7 +29,7 @@ from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.carrying import exported, imported
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
-from agentcache.adapters.http.gate import access_of, require_admin
+from agentcache.adapters.http.gate import access_of
 from agentcache.adapters.http.openai_ask import asked
 from agentcache.domain.errors import AgentExists, InvalidRequest, UnknownAgent
 from agentcache.domain.request import Identity
@@ -124,7 +124,7 @@ class Agents:
         return _json(await self._object(request, name))
 
     async def _delete(self, request: Request, name: str) -> Response:
-        require_admin(request.scope)
+        self.edge.require_admin(request)
         await self.edge.service.forget(_tenant(request), name)
         return _json(Deleted(name))
 

@@ -19,7 +19,7 @@ from agentcache.adapters.http.anthropic_messages import AnthropicMessages
 from agentcache.adapters.http.completions import Completions
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import TABLE, answer_error, answer_http_error
-from agentcache.adapters.http.gate import Gate
+from agentcache.adapters.http.gate import Counted, Gate
 from agentcache.adapters.http.health import HealthChecks
 from agentcache.adapters.http.models import Models
 from agentcache.adapters.http.openai_chat import OpenAIChat
@@ -59,7 +59,7 @@ class Door:
     hosts: frozenset[str] = frozenset()
     origins: tuple[str, ...] = ()
 
-    def middleware(self) -> list[Middleware]:
+    def middleware(self, counted: Counted) -> list[Middleware]:
         """From the outside in. What a browser asks before a request carries no key."""
         across = Middleware(
             CORSMiddleware,
@@ -68,7 +68,7 @@ class Door:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-        gate = Middleware(Gate, self.keyring, self.hosts)
+        gate = Middleware(Gate, self.keyring, self.hosts, counted)
         return [Middleware(RequestScope), *([across] if self.origins else []), gate]
 
 
@@ -99,7 +99,7 @@ def create_app(
     if metrics is not None:
         routes.append(Route("/metrics", _metrics(metrics)))
     handlers = {HTTPException: answer_http_error} | dict.fromkeys(TABLE, answer_error)
-    middleware = (door or Door()).middleware()
+    middleware = (door or Door()).middleware(edge.counted)
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 

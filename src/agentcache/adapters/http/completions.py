@@ -10,7 +10,6 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.completion_ask import asked
 from agentcache.adapters.http.completion_types import (
@@ -44,7 +43,7 @@ class Completions:
 
     async def create(self, request: Request) -> Response:
         """Admission comes first: whatever is refused is refused with a status."""
-        body = await read_json(request, _decoder, self.edge.max_body)
+        body = await self.edge.read(request, _decoder)
         require_model(self.edge.service, body.model)
         ask = asked(body, request.headers)
         fingerprint = self.edge.service.model.digest.hex()[:16]

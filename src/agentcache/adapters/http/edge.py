@@ -11,11 +11,11 @@ from starlette.requests import Request
 
 from agentcache.adapters.http.body import read_json
 from agentcache.adapters.http.connection import while_connected
-from agentcache.adapters.http.gate import access_of
+from agentcache.adapters.http.gate import access_of, require_admin
 from agentcache.adapters.http.rates import RateLimiter
 from agentcache.adapters.http.request_scope import add_headers
 from agentcache.adapters.http.wishes import with_wishes
-from agentcache.domain.errors import InvalidRequest, Unavailable
+from agentcache.domain.errors import AgentCacheError, InvalidRequest, Unavailable, refusal
 from agentcache.service import Ask, RunningTurn, Service
 
 _Body = TypeVar("_Body")
@@ -54,11 +54,12 @@ class Edge:
         Raises ClientDisconnect, InvalidRequest for a header that makes no sense, Overloaded for a
         turn over the limits, or what begin does.
         """
-        if self.draining:
-            raise Unavailable("draining")
         identity = evolve(ask.identity, tenant=access_of(request.scope).tenant)
-        ask = with_wishes(evolve(ask, identity=identity), request.headers)
-        add_headers(request.scope, await self.rates.take(identity))
+        with self.counted():
+            if self.draining:
+                raise Unavailable("draining")
+            ask = with_wishes(evolve(ask, identity=identity), request.headers)
+            add_headers(request.scope, await self.rates.take(identity))
         turn: RunningTurn | None = None
         try:
             with self._refusable():
@@ -70,6 +71,20 @@ class Edge:
                 await self.end(turn)
             raise
         return turn
+
+    def require_admin(self, request: Request) -> None:
+        """Raise Forbidden unless the request comes with admin rights."""
+        with self.counted():
+            require_admin(request.scope)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is refused in the block, of which the service knows nothing."""
+        try:
+            yield
+        except AgentCacheError as error:
+            self.service.telemetry.refused(refusal(error))
+            raise
 
     async def end(self, turn: RunningTurn) -> None:
         """Give the turn's place back, if it did not end by itself."""

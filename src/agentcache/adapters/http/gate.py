@@ -4,6 +4,9 @@ A page of another site can make a browser send requests to a server on the loopb
 a name that resolves to it (DNS rebinding). Its requests say that name in Host, and are refused.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from attrs import define
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,26 +18,32 @@ from agentcache.ports.keyring import Keyring
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OPEN = ("/health", "/openapi.json")  # told to everybody who gets through to the server
 _ACCESS = "agentcache.access"
+Counted = Callable[[], AbstractContextManager[None]]
 
 
 @define(eq=False)
 class Gate:
     """ASGI middleware. Without a `keyring` everybody is the owner; without `hosts` any Host does.
 
-    `hosts` are names without ports. Raises Unauthenticated or Forbidden.
+    `hosts` are names without ports. What is refused is `counted`. Raises Unauthenticated or
+    Forbidden.
     """
 
     app: ASGIApp
     keyring: Keyring | None = None
     hosts: frozenset[str] = frozenset()
+    counted: Counted = nullcontext
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            self._check_host(headers.get("host", ""))
-            if self.keyring is not None and not _is_open(scope):
-                scope[_ACCESS] = _access(self.keyring, headers)
+            with self.counted():
+                self._let_in(scope, Headers(scope=scope))
         await self.app(scope, receive, send)
+
+    def _let_in(self, scope: Scope, headers: Headers) -> None:
+        self._check_host(headers.get("host", ""))
+        if self.keyring is not None and not _is_open(scope):
+            scope[_ACCESS] = _access(self.keyring, headers)
 
     def _check_host(self, host: str) -> None:
         if self.hosts and _without_port(host).lower() not in self.hosts:

@@ -69,7 +69,7 @@ class RateLimiter:
     async def _refusal(self, one: _Window) -> Overloaded:
         stats = await self._limiter.get_window_stats(one.rate, *one.key)
         problem = f"the {one.whose}'s limit of {one.rate} is used up"
-        return Overloaded(problem, _seconds_to(stats.reset_time))
+        return Overloaded(problem, _seconds_to(stats.reset_time), "rate_limit")
 
 
 def _policy(one: _Window) -> str:
