@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as cuts
+from tokenizers.processors import TemplateProcessing
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 CORPUS = [
@@ -157,6 +158,8 @@ def instruct(folder: Path) -> Path:
     backend.pre_tokenizer = cuts.Metaspace(prepend_scheme="first", split=False)
     backend.decoder = _sentencepiece_decoder(decoders.Strip(" ", 1, 0))
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    begins = [("<s>", backend.token_to_id("<s>"))]
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=begins)
     return _written(backend, folder, INSTRUCT, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
@@ -194,8 +197,6 @@ def word_level(folder: Path) -> Path:
     backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
     backend.pre_tokenizer = cuts.Whitespace()
     backend.add_special_tokens(["<unk>", "<s>"])
-    from tokenizers.processors import TemplateProcessing
-
     backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return _written(backend, folder, None, bos_token="<s>", unk_token="<unk>")
 

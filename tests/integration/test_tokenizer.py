@@ -175,6 +175,49 @@ class TestEncoding:
             assert list(pool.map(ids, conversations)) == [ids(one) for one in conversations]
 
 
+class TestRawText:
+    @given(text=innocent)
+    @example(text=" x")
+    def test_it_has_the_ids_of_transformers(self, subject: Subject, text: str) -> None:
+        expected = list(subject.reference(text)["input_ids"])
+        assert _raw_ids(subject.tokenizer, text) == expected
+
+    @given(before=innocent, after=innocent)
+    def test_so_it_has_with_control_tokens_in_it(
+        self, subjects: dict[str, Subject], before: str, after: str
+    ) -> None:
+        subject, text = subjects["default"], f"{before}<|im_end|>{after}"
+        assert _raw_ids(subject.tokenizer, text) == list(subject.reference(text)["input_ids"])
+
+    def test_what_the_tokenizer_puts_before_a_text_is_not_put_there_twice(
+        self, subjects: dict[str, Subject]
+    ) -> None:
+        tokenizer = subjects["instruct"].tokenizer
+        assert tokenizer.preamble == "<s>"
+        assert _raw_ids(tokenizer, "<s>Once") == _raw_ids(tokenizer, "Once")
+
+    def test_its_answer_begins_with_the_space_that_is_said(
+        self, subjects: dict[str, Subject]
+    ) -> None:
+        tokenizer = subjects["instruct"].tokenizer
+        builder = PromptBuilder(tokenizer)
+        prompt = builder.build_recalling(Conversation((), text="the"), lambda _: None)
+        (answer,) = (tokenizer.encode(RenderedSpan(SpanKind.CONTENT, "", f"{SPACE}answer")),)
+        detokenizer = builder.detokenizer(prompt)
+        text = "".join(map(detokenizer.add, answer)) + detokenizer.finish()
+        assert text == " answer"
+        after = builder.spans_after(prompt, answer, text)
+        assert (after[-1].text, list(concatenated(after))) == (
+            "the answer",
+            [*prompt.tokens, *answer],
+        )
+
+    def test_a_lone_surrogate_is_refused(self, tokenizer: Port) -> None:
+        with pytest.raises(InvalidRequest, match=r"U\+D83D") as refused:
+            tokenizer.render(Conversation((), text="a\ud83d"))
+        assert refused.value.param == "prompt"
+
+
 class TestDetokenizing:
     @pytest.mark.parametrize("name", ["chatml", "headers", "default"])
     @given(data=st.data())
@@ -355,6 +398,11 @@ def _fields(message: Message) -> dict[str, Json]:
             for call in message.tool_calls
         ]
     return fields
+
+
+def _raw_ids(tokenizer: MLXTokenizer, text: str) -> list[int]:
+    conversation = Conversation((), text=text)
+    return list(PromptBuilder(tokenizer).build_recalling(conversation, lambda _: None).tokens)
 
 
 def _tool_talk(said: str) -> Conversation:
