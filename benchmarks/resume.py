@@ -1,20 +1,34 @@
 """What it costs to bring an agent back: first-token times cold, hot, from RAM, and after kill -9.
 
-agentcache and mlx_lm.server one after the other, on the same model folder, with the same BLAS. Each
-figure is a median over agents and rounds; ratios are what to compare, seconds are this machine's.
+agentcache and mlx_lm.server one after the other, on the same model folder, with the same BLAS, at
+several lengths. Each figure is a median over agents and rounds; ratios are what to compare, seconds
+are this machine's.
 """
 
 import argparse
 import signal
+import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import asdict, define, field
-from driver import THEIR_MODEL, Agent, Server, agentcache, default_model, mlx_lm, running
-from recording import median, write_results
+from driver import (
+    THEIR_MODEL,
+    Agent,
+    Server,
+    agentcache,
+    default_model,
+    mlx_lm,
+    running,
+    tiny_model,
+)
+from recording import bar, median, parsed, write_results
 
 QUESTION = "Question {n}: name one word from your notes."
-ROUNDS = 3
+OFTEN = 2300  # words of the length that the bars are about
+# After kill -9 ÷ mlx_lm.server's RAM, cold ÷ its cold: it has a GPU elsewhere.
+THEIRS = (0.6, 0.25) if sys.platform == "linux" else (1.0, 1.0)
 
 
 @define
@@ -36,52 +50,60 @@ class Times:
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--words", type=int, nargs="+", default=[700, 2300])
+    parser.add_argument("--words", type=int, nargs="+", default=[256, 1024, OFTEN, 4000])
     parser.add_argument("--agents", type=int, default=2)
-    parser.add_argument("--skip-mlx-lm", action="store_true", help="measure agentcache alone")
-    options = parser.parse_args()
-    folder, results = default_model(), {}
+    parser.add_argument("--their-agents", type=int, default=1, help="of mlx_lm.server; 0: none")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parsed(parser, words=[40], agents=1, rounds=1)
+    lengths: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="agentcache-bench-") as scratch:
+        path = Path(scratch)
+        folder = tiny_model(path) if options.quick else default_model()
         for words in options.words:
-            ours = _ours(folder, Path(scratch) / str(words), words, options.agents)
-            theirs = Times()
-            if not options.skip_mlx_lm:
-                theirs = _theirs(folder, Path(scratch), words, options.agents)
-            results[f"{words} words"] = _compared(ours, theirs)
-    write_results("resume", results)
+            ours = _ours(folder, path / str(words), words, options)
+            theirs = _theirs(folder, path, words, options) if options.their_agents else Times()
+            lengths[str(words)] = _compared(ours.medians(), theirs.medians())
+    often = str(OFTEN if OFTEN in options.words else options.words[-1])
+    results = {"tokens": lengths, "bars": _bars(lengths[often], often)}
+    write_results("resume", results, options.quick)
 
 
-def _ours(folder: Path, home: Path, words: int, count: int) -> Times:
+def _ours(folder: Path, home: Path, words: int, options: argparse.Namespace) -> Times:
     times, log = Times(), home.with_suffix(".log")
-    agents = _agents(words, count)
+    agents = _agents(words, options.agents)
     command = agentcache(home, folder)
     with running(command, log, signal.SIGKILL) as server:
         times.cold += _round(server, agents, 0)
-        for n in range(ROUNDS):
+        for n in range(options.rounds):
             times.hot += _round(server, agents, 1 + n)
-        for n in range(ROUNDS):  # nobody's sequence is live under a new name: rows come from RAM
+        for n in range(options.rounds):
+            # Nobody's sequence is live under a new name: rows come from RAM.
             twins = [Agent(f"{one.name}-twin{n}", list(one.messages)) for one in agents]
             times.warm += _round(server, twins, 50 + n)
-    for n in range(ROUNDS):
+    for n in range(options.rounds):
         with running(command, log, signal.SIGKILL) as server:
             times.boot.append(server.boot_seconds)
             for agent in agents:
-                before = server.metric("agentcache_model_tokens_total")
-                turn = agent.ask(server, QUESTION.format(n=90 + n))
-                passed = server.metric("agentcache_model_tokens_total") - before
-                passed -= turn.completion - 1  # each decode step passes one
-                last = agent.turns[-2]
-                times.killed.append(turn.first)
-                times.served.append((turn.prompt - passed) / (last.prompt + last.completion))
+                _ask_after_kill(server, agent, n, times)
     return times
 
 
-def _theirs(folder: Path, scratch: Path, words: int, count: int) -> Times:
+def _ask_after_kill(server: Server, agent: Agent, number: int, times: Times) -> None:
+    before = server.metric("agentcache_model_tokens_total")
+    turn = agent.ask(server, QUESTION.format(n=90 + number))
+    passed = server.metric("agentcache_model_tokens_total") - before
+    passed -= turn.completion - 1  # each decode step passes one
+    last = agent.turns[-2]
+    times.killed.append(turn.first)
+    times.served.append((turn.prompt - passed) / (last.prompt + last.completion))
+
+
+def _theirs(folder: Path, scratch: Path, words: int, options: argparse.Namespace) -> Times:
     times, log = Times(), scratch / "mlx_lm.log"
-    agents = _agents(words, count)
+    agents = _agents(words, options.their_agents)
     with running(mlx_lm(folder), log, model=THEIR_MODEL) as server:
         times.cold += _round(server, agents, 0)
-        for n in range(ROUNDS):
+        for n in range(options.rounds):
             times.hot += _round(server, agents, 1 + n)
     with running(mlx_lm(folder), log, model=THEIR_MODEL) as server:
         times.boot.append(server.boot_seconds)
@@ -97,9 +119,9 @@ def _round(server: Server, agents: list[Agent], number: int) -> list[float]:
     return [agent.ask(server, QUESTION.format(n=number)).first for agent in agents]
 
 
-def _compared(ours: Times, theirs: Times) -> dict[str, object]:
-    mine, other = ours.medians(), theirs.medians()
+def _compared(mine: dict[str, float], other: dict[str, float]) -> dict[str, dict[str, float]]:
     ratios = {
+        "cold / killed": mine["cold"] / mine["killed"],
         "killed / warm": mine["killed"] / mine["warm"],
         "killed / hot": mine["killed"] / mine["hot"],
     }
@@ -109,6 +131,20 @@ def _compared(ours: Times, theirs: Times) -> dict[str, object]:
         ratios["killed / mlx_lm.server's restarted"] = mine["killed"] / other["killed"]
     rounded = {name: float(f"{value:.3g}") for name, value in ratios.items()}
     return {"agentcache": mine, "mlx_lm.server": other, "ratios": rounded}
+
+
+def _bars(found: Mapping[str, Mapping[str, float]], tokens: str) -> list[dict[str, object]]:
+    ratios = found["ratios"]
+    killed, cold = f"first token at {tokens} tokens after kill -9", f"cold at {tokens} tokens"
+    bars = [
+        bar(f"{killed} ÷ from RAM", ratios["killed / warm"], most=1.1),
+        bar(f"{killed} ÷ hot", ratios["killed / hot"], most=1.25),
+    ]
+    if found["mlx_lm.server"]:
+        warm, anew = ratios["killed / mlx_lm.server's warm"], ratios["cold / mlx_lm.server's cold"]
+        bars.append(bar(f"{killed} ÷ mlx_lm.server's from RAM", warm, most=THEIRS[0]))
+        bars.append(bar(f"{cold} ÷ mlx_lm.server's", anew, most=THEIRS[1]))
+    return bars
 
 
 if __name__ == "__main__":
