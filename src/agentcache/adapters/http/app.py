@@ -23,6 +23,7 @@ from agentcache.adapters.http.gate import Counted, Gate
 from agentcache.adapters.http.health import HealthChecks
 from agentcache.adapters.http.models import Models
 from agentcache.adapters.http.openai_chat import OpenAIChat
+from agentcache.adapters.http.openapi import Description
 from agentcache.adapters.http.request_scope import RequestScope
 from agentcache.adapters.http.responses import Responses
 from agentcache.ports.keyring import Keyring
@@ -98,6 +99,8 @@ def create_app(
     ]
     if metrics is not None:
         routes.append(Route("/metrics", _metrics(metrics)))
+    description = Description(routes)
+    routes.append(Route("/openapi.json", description.get))
     handlers = {HTTPException: answer_http_error} | dict.fromkeys(TABLE, answer_error)
     middleware = (door or Door()).middleware(edge.counted)
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)

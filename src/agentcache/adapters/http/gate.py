@@ -42,7 +42,7 @@ class Gate:
 
     def _let_in(self, scope: Scope, headers: Headers) -> None:
         self._check_host(headers.get("host", ""))
-        if self.keyring is not None and not _is_open(scope):
+        if self.keyring is not None and not is_open(_path(scope)):
             scope[_ACCESS] = _access(self.keyring, headers)
 
     def _check_host(self, host: str) -> None:
@@ -56,6 +56,11 @@ def access_of(scope: Scope) -> Access:
     """What whoever sent this request may do."""
     access: Access = scope.get(_ACCESS, OWNER)
     return access
+
+
+def is_open(path: str) -> bool:
+    """Whether `path` is told to those without a key."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in OPEN)
 
 
 def require_admin(scope: Scope) -> None:
@@ -82,9 +87,8 @@ def _secret(headers: Headers) -> str | None:
     return headers.get("x-api-key") or None
 
 
-def _is_open(scope: Scope) -> bool:
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in OPEN)
+def _path(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def _without_port(host: str) -> str:

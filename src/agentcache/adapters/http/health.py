@@ -1,11 +1,20 @@
 """GET /health/live, /health/ready, /health/startup, and /health for the second."""
 
+from typing import Literal
+
 import msgspec
 from attrs import define
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agentcache.adapters.http.edge import Edge
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """How it is, and what there is to be said of it."""
+
+    status: Literal["ok", "unavailable"]
+    detail: dict[str, str | int | float]
 
 
 @define(eq=False)
@@ -30,5 +39,5 @@ class HealthChecks:
         detail = dict(self.edge.service.health().detail)
         if self.edge.draining:
             detail["edge"] = "draining"
-        body = {"status": "ok" if well else "unavailable", "detail": detail}
+        body = HealthReport("ok" if well else "unavailable", detail)
         return Response(msgspec.json.encode(body), 200 if well else 503, None, "application/json")
