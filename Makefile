@@ -13,7 +13,7 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test stress soak lint types fmt bench-core bench-resume bench-dropin bench-memory bench-compaction bench-shapes fidelity constraints
+.PHONY: help setup demo serve test stress soak lint types fmt bench bench-quick bench-core bench-resume bench-dropin bench-memory bench-compaction bench-shapes fidelity constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
@@ -25,6 +25,8 @@ help:
 	@echo "lint          ruff and the import layers"
 	@echo "types         mypy --strict"
 	@echo "fmt           format, and mend what ruff can"
+	@echo "bench         all benchmarks; writes docs/benchmarks.md (wants an hour and a quiet machine)"
+	@echo "bench-quick   each of them in seconds, to see that it runs"
 	@echo "bench-core    planner, lineage and pool alone, and the CPU time of a served token"
 	@echo "bench-resume  the resume benchmark"
 	@echo "bench-dropin  mlx_lm.server after its restart, with and without our prompt cache"
@@ -89,6 +91,12 @@ types: $(STAMP)
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+bench-quick: $(STAMP)
+	$(BIN)/python benchmarks/run.py --quick
 
 bench-core: $(STAMP)
 	$(BIN)/python benchmarks/core.py

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 from attrs import define, field
-from driver import default_model
-from recording import write_results
+from driver import default_model, tiny_model
+from recording import parsed, write_results
 
 from agentcache.adapters.codecs import codec
 from agentcache.adapters.disk.segments import DiskSegmentStore
@@ -163,13 +163,13 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2, help="of BLAS, in prefill")
-    options = parser.parse_args()
-    folder = default_model()
+    options = parsed(parser, tokens=[64], codecs=["native", "q8"], rounds=1)
     threads = BlasThreads(prefill=options.threads, decode=1)
-    engine = MLXEngine.load(folder, b"\1" * 32, folder.name, threads=threads)
-    numbers = np.random.default_rng(5).integers(1000, 40_000, max(options.tokens) + NEW)
+    numbers = np.random.default_rng(5).integers(3, 250, max(options.tokens) + NEW)
     with tempfile.TemporaryDirectory(prefix="agentcache-restore-") as scratch:
         home = Path(scratch)
+        folder = tiny_model(home) if options.quick else default_model()
+        engine = MLXEngine.load(folder, b"\1" * 32, folder.name, threads=threads)
         store = DiskSegmentStore.open(home / "segments", home / "quarantine")
         bench = Bench(engine, store, numbers.tolist())
         found = {
@@ -177,8 +177,8 @@ def main() -> None:
             for count in options.tokens
         }
         store.close()
-    engine.close()
-    write_results("restore", found)
+        engine.close()
+    write_results("restore", found, options.quick)
 
 
 def _measured(bench: Bench, count: int, names: list[str], rounds: int) -> dict[str, object]:

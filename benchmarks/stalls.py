@@ -1,8 +1,8 @@
 """How long the event loop stalls while the server works: a task in it asks to be woken often.
 
 The server as it is, with that task beside it; clients in threads of this process. Long agents and
-short ones come and go, and one client sends bodies of 256 KB beside its turns. A stall is how much later than
-asked the task was woken; other processes' CPU time counts too.
+short ones come and go, and one client sends bodies of 256 KB beside its turns. A stall is how much
+later than asked the task was woken; other processes' CPU time counts too.
 """
 
 import argparse
