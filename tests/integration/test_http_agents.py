@@ -132,11 +132,30 @@ async def test_agents_are_listed_by_name_a_page_at_a_time(whole: Whole) -> None:
     assert ([one["name"] for one in last["data"]], last["has_more"]) == (["cat"], False)
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "", "९"])
+@pytest.mark.parametrize(
+    "limit", ["0", "-1", "x", "1001", "", "९", "9" * 5000, "0" * 8 + "1" + "0" * 9]
+)
 async def test_a_page_of_a_strange_length_is_refused(whole: Whole, limit: str) -> None:
     async with client(whole) as http:
         refused = await http.get("/v1/agents", params={"limit": limit})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/agents", "nameless"),
+        ("GET", "/v1/agents/ann", "messages"),
+        ("POST", "/v1/agents/bob/import", "replace"),
+    ],
+)
+async def test_what_is_neither_true_nor_false_is_refused(
+    whole: Whole, method: str, path: str, name: str
+) -> None:
+    async with client(whole) as http:
+        await make(http)
+        refused = await http.request(method, path, params={name: "maybe"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
 
 
 @pytest.mark.parametrize("name", NAMES)

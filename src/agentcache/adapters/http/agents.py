@@ -31,6 +31,7 @@ from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.gate import access_of
 from agentcache.adapters.http.openai_ask import asked
+from agentcache.adapters.http.query import flag, number
 from agentcache.domain.errors import AgentExists, InvalidRequest, UnknownAgent
 from agentcache.domain.request import Identity
 from agentcache.succession import check_name
@@ -50,8 +51,11 @@ class Agents:
         """GET: a page of them by name (`limit`, `after`). POST: a new one."""
         if request.method == "POST":
             return await self._create(request)
-        after, limit = request.query_params.get("after", ""), _limit(request)
-        nameless = request.query_params.get("nameless", "false").lower() in ("true", "1")
+        after, limit = (
+            request.query_params.get("after", ""),
+            number(request, "limit", _LONGEST_PAGE),
+        )
+        nameless = flag(request, "nameless")
         views = await asyncio.to_thread(self.edge.service.agents, _tenant(request), nameless)
         rest = [view for view in views if view.name > after]
         page = tuple(agent_object(view) for view in rest[:limit])
@@ -81,7 +85,7 @@ class Agents:
     # -- looking -----------------------------------------------------------------------------
 
     async def _get(self, request: Request, name: str) -> Response:
-        wanted = request.query_params.get("messages", "false").lower() in ("true", "1")
+        wanted = flag(request, "messages")
         return _json(await self._object(request, name, history=wanted))
 
     async def _object(self, request: Request, name: str, history: bool = False) -> AgentObject:
@@ -177,13 +181,6 @@ def _addressed(request: Request) -> tuple[str, str]:
     except UnicodeDecodeError:
         raise InvalidRequest("the agent's name is not UTF-8, percent-encoded", "name") from None
     return name, action
-
-
-def _limit(request: Request) -> int:
-    text = request.query_params.get("limit", str(_LONGEST_PAGE))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _LONGEST_PAGE:
-        raise InvalidRequest(f"limit must be 1 to {_LONGEST_PAGE}", "limit")
-    return int(text)
 
 
 def _tenant(request: Request) -> str:

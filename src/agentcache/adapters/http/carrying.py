@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 
 from agentcache.adapters.http.body import chunks
 from agentcache.adapters.http.compression import coding_of
+from agentcache.adapters.http.query import flag
 from agentcache.service import Service
 
 _PIECE = 1 << 20
@@ -35,7 +36,7 @@ async def imported(service: Service, tenant: str, name: str, request: Request) -
     """Take the body in as the agent `name`, once all of it is there and adds up."""
     if coding_of(request.headers.get("content-encoding", "")):
         raise HTTPException(415, "agents' files are sent as they were exported")
-    replace = request.query_params.get("replace", "false").lower() in ("true", "1")
+    replace = flag(request, "replace")
     with _folder() as folder:
         path = folder / "agent"
         limit = max(0, shutil.disk_usage(folder).free - _SPARE)
