@@ -8,15 +8,17 @@ benchmarks/results/fidelity.json, docs/fidelity.md and its plots; takes minutes 
 import argparse
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import fidelity_report
 import numpy as np
 from attrs import define, field, frozen
-from driver import MODEL, default_model
+from driver import MODEL, default_model, tiny_model
 from numpy.typing import NDArray
 from plain_q4 import PlainQ4
 from recording import parsed, write_results
@@ -112,7 +114,8 @@ def main() -> None:
     options = parsed(parser, tokens=64, scored=16, said=4, texts=1, rounds=2, no_report=True)
     blas.set_threads(options.threads)
     sizes = Sizes(options.tokens, options.scored, options.said)
-    model = Model.load(default_model())
+    with tempfile.TemporaryDirectory(prefix="agentcache-bench-") as scratch:
+        model = Model.load(tiny_model(Path(scratch)) if options.quick else default_model())
     names = TOPICS[: options.texts]
     texts = [_ids(model, name, sizes.cached + sizes.scored + 1) for name in names]
     results = {

@@ -3,6 +3,7 @@
 Run it by itself to write them again. What was not measured is left out, and the page says so.
 """
 
+import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -42,8 +43,8 @@ SECTIONS = (
         "resume",
         "Coming back",
         "Median seconds to the first token: from nothing (*cold*), on a live sequence (*hot*), "
-        "from encoded rows in RAM (*warm*), and after kill -9 and a new start (*killed*, from disk). "
-        "*Served*: the share of the last turn's tokens that were not passed to the model again.",
+        "from encoded rows in RAM (*warm*), and after kill -9 and a restart (*killed*, from disk)."
+        " *Served*: the share of the last turn's tokens that were not passed to the model again.",
         resume,
         {"first-token": report_plots.first_token, "speed-up": report_plots.speed_up},
     ),
@@ -58,8 +59,8 @@ SECTIONS = (
         "batching",
         "Agents that talk at once",
         "Agents of equal length, and one long agent beside short ones: all of them new, then "
-        "coming back in rounds. *Decode* counts the time in which all of them decode; *whole turns* "
-        "everything. agentcache's figure, then in brackets its ratio to `mlx_lm.server`'s.",
+        "coming back in rounds. *Decode* counts the time in which all of them decode, *whole "
+        "turns* everything. Ours, then in brackets its ratio to `mlx_lm.server`'s.",
         batching,
         {"throughput": report_plots.throughput},
     ),
@@ -159,5 +160,14 @@ def _made(made: Found) -> Iterator[str]:
         yield "> **The machine was busy when this began: its times say little.**\n"
 
 
+def main() -> None:
+    """Write the page of the results that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    options = parser.parse_args()
+    write_report(options.results, options.page)
+
+
 if __name__ == "__main__":
-    write_report(RESULTS, ROOT / "docs" / "benchmarks.md")
+    main()

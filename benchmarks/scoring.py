@@ -45,7 +45,7 @@ class Model:
             cpu.install()
         handles.install()
         spec, _ = probed(model, folder.name)
-        adapter = MLXCacheAdapter.of(model, spec, folder.name, in_buffers=on_cpu)
+        adapter = MLXCacheAdapter.of(model, spec, in_buffers=on_cpu)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         return cls(model, Forward.of(model), adapter, tokenizer)
 
