@@ -155,3 +155,19 @@ def test_what_an_answer_means_does_not_depend_on_how_it_is_cut(
 @given(st.text(alphabet="<>/thinkcal x\n{", max_size=60))
 def test_an_answer_of_a_model_without_markers_is_text_as_it_is(text: str) -> None:
     assert "".join(one.text for one in read(text, Reading(PLAIN)) if isinstance(one, Text)) == text
+
+
+@pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": 1e999}', "[1]", "1"])
+def test_what_is_no_json_object_is_no_call(arguments: str) -> None:
+    text = f'<call>{{"name": "f", "arguments": {arguments}}}</call>'
+    assert read(text) == [Text(text)]
+
+
+def test_a_call_that_is_nested_too_deeply_to_be_read_is_text() -> None:
+    text = f"<call>{'[' * 100_000}</call>"
+    assert read(text) == [Text(text)]
+
+
+def test_half_a_character_in_a_call_is_replaced() -> None:
+    [said] = read('<call>{"name": "f", "arguments": {"a": "x\\ud83d"}}</call>')
+    assert said == call(0, '{"a": "x\N{REPLACEMENT CHARACTER}"}')

@@ -5,6 +5,7 @@ text in pieces, as it is sampled, and gives out what it means. What it gives out
 how the text is cut into pieces.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
@@ -200,8 +201,8 @@ class AnswerReader:
         form = self._reading.format
         assert form.calls is not None
         try:
-            calls = form.parse(text, self._reading.tools)
-        except ValueError:
+            calls = [_readable(one) for one in form.parse(text, self._reading.tools)]
+        except (ValueError, RecursionError):
             yield from self._told(form.calls[0] + text + end)
             return
         self._strip = True
@@ -209,3 +210,19 @@ class AnswerReader:
             index = self._calls
             self._calls += 1
             yield Call(index, ToolCall(self._reading.call_id(index), name, arguments))
+
+
+def _readable(call: Called) -> Called:
+    """`call` as any client can read it. Raises ValueError where none can: NaN is no JSON."""
+    name, arguments = call
+    found = json.loads(arguments)
+    if not name or not isinstance(found, dict):
+        raise ValueError("a call has a name and an object of arguments")
+    written = json.dumps(found, ensure_ascii=False, allow_nan=False)
+    whole = _whole(written)
+    return _whole(name), arguments if whole == written else whole
+
+
+def _whole(text: str) -> str:
+    """`text` with U+FFFD for every half of a character, which UTF-8 has no bytes for."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
