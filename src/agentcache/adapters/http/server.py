@@ -74,6 +74,7 @@ class HttpServer:
             uvicorn.Config(
                 self.app,
                 lifespan="off",
+                ws="none",  # whatever else is installed
                 log_config=None,
                 access_log=False,
                 server_header=False,
