@@ -13,6 +13,7 @@ from agentcache.domain.answer import AnswerFormat, Reading, Tools
 from agentcache.domain.conversation import Json
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Grammar
+from agentcache.domain.schema_refs import check_refs
 
 ANY_OBJECT: Mapping[str, Json] = {"type": "object"}
 _NO_WHITE_SPACE = {"whitespace_flexible": False}
@@ -97,6 +98,7 @@ def _thinking(markers: tuple[str, str], spell: Spell) -> list[str]:
 
 
 def _json(schema: Mapping[str, Json]) -> str:
+    check_refs(schema)
     guided = {**schema, "x-guidance": _NO_WHITE_SPACE}
     return f"%json {json.dumps(guided, ensure_ascii=False)}"
 

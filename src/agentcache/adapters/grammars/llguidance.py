@@ -32,6 +32,11 @@ class LLGuide:
         matcher.reset()
         return LLGuide(self._tokenizer, self._grammar, matcher)
 
+    def begins(self) -> bool:
+        """Whether any token is allowed now."""
+        mask = self._matcher.compute_bitmask()
+        return not self._matcher.is_error() and any(mask)
+
     def allowed(self) -> bytes:
         """See `Guide.allowed`."""
         mask = self._matcher.compute_bitmask()  # without the interpreter's lock
@@ -85,7 +90,10 @@ class LLGrammars:
         wrong, problems = LLMatcher.validate_grammar_with_warnings(text, self._tokenizer)
         if wrong:
             raise InvalidRequest(f"the schema cannot be used: {'; '.join(problems)}")
-        return LLGuide.of(self._tokenizer, text)
+        guide = LLGuide.of(self._tokenizer, text)
+        if not guide.begins():
+            raise InvalidRequest("the schema cannot be used: no answer is as it says")
+        return guide
 
 
 class _Vocabulary:
