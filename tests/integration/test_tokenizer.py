@@ -218,6 +218,15 @@ class TestRawText:
         assert refused.value.param == "prompt"
 
 
+class TestLexicon:
+    def test_it_encodes_what_a_grammar_forces(self, tokenizer: Port) -> None:
+        lexicon = tokenizer.lexicon()
+        assert lexicon is not None
+        text = '{"name": "look"}<|im_end|>'
+        span = RenderedSpan(SpanKind.CONTENT, "assistant", text)
+        assert list(lexicon.encode(text)) == list(tokenizer.encode(span))
+
+
 class TestDetokenizing:
     @pytest.mark.parametrize("name", ["chatml", "headers", "default"])
     @given(data=st.data())

@@ -66,7 +66,7 @@ def test_what_is_written_can_be_read() -> None:
     "text", ["", "no", "{}", "[1]", '{"name": 1}', '{"name": "f", "arguments": [1]}', '"f"']
 )
 def test_what_is_no_call_is_not_read_as_one(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_calls(text, ())
 
 

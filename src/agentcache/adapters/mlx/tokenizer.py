@@ -147,7 +147,7 @@ class MLXTokenizer:
         backend = self.decoding.backend
         pieces = tuple(map(piece, range(backend.get_vocab_size())))
         control = frozenset(self._control) | self.decoding.silent
-        return Lexicon(pieces, control, lambda text: backend.encode(text, False).ids)
+        return Lexicon(pieces, control, self.content.encode)
 
 
 def load(folder: Path) -> MLXTokenizer:
