@@ -92,6 +92,8 @@ def likely(data: st.DataObject, case: Case, fuzzed: Fuzzed) -> None:
             case.body.pop(name, None)
         if "model" in case.body:
             case.body["model"] = "memory"
+        if OPERATIONS[f"{case.method} {case.path}"].events:
+            case.body["stream"] = data.draw(st.booleans(), label="stream")
         if "previous_response_id" in case.body:
             case.body["previous_response_id"] = fuzzed.response
 

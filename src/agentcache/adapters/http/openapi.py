@@ -15,6 +15,7 @@ from starlette.routing import Route
 from agentcache.adapters.http.errors import AnthropicErrorBody, ErrorBody
 from agentcache.adapters.http.gate import is_open
 from agentcache.adapters.http.operations import OPERATIONS, QUERY, TURN_HEADERS, Operation
+from agentcache.adapters.http.sse import DONE
 
 _SCHEMAS = "#/components/schemas/"
 _KEYS = {
@@ -26,7 +27,7 @@ Described = tuple[str, str, Operation]  # method, path, what it is
 
 @define(eq=False, slots=False)
 class Description:
-    """OpenAPI 3.1 of `routes`, made when it is asked for first."""
+    """OpenAPI 3.2 of `routes`, made when it is asked for first."""
 
     routes: Sequence[Route]
 
@@ -68,7 +69,7 @@ def _document(operations: Sequence[Described]) -> dict[str, Any]:
         told = _Teller(path, operation, refs)
         paths.setdefault(path, {})[method.lower()] = told.operation(method)
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "agentcache", "version": version("agentcache-mlx")},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": _KEYS},
@@ -125,20 +126,30 @@ class _Teller:
     def _responses(self) -> dict[str, Any]:
         done = self._content(self.of.answer)
         if self.of.events:
-            events = [self.refs[event] for event in self.of.events]
-            done["text/event-stream"] = {"schema": {"type": "string"}, "x-events": events}
+            done["text/event-stream"] = {"itemSchema": self._event()}
         told = {str(self.of.status): {"description": self.of.summary, "content": done}}
         if self.path.startswith("/health"):
             return {**told, "503": {"description": "It is not so", "content": done}}
         return {**told, "4XX": self._refusal("Refused"), "5XX": self._refusal("Not now")}
 
+    def _event(self) -> dict[str, Any]:
+        """One event of a stream; an error in mid-stream is one, too."""
+        kinds = [*self.of.events, *self._dialects()]
+        told = {"contentMediaType": "application/json"}
+        data = {**told, "contentSchema": {"anyOf": [self.refs[kind] for kind in kinds]}}
+        ends = {"const": DONE.decode().removeprefix("data: ").strip()}
+        properties = {"event": {"type": "string"}, "data": {"anyOf": [ends, data]}}
+        return {"type": "object", "properties": properties, "required": ["data"]}
+
     def _refusal(self, description: str) -> dict[str, Any]:
-        """Whoever sends `anthropic-version` is answered in that dialect on every path."""
-        dialects: list[type] = [AnthropicErrorBody]
-        if not self.path.startswith("/v1/messages"):
-            dialects.insert(0, ErrorBody)
-        content = {"schema": {"anyOf": [self.refs[dialect] for dialect in dialects]}}
+        content = {"schema": {"anyOf": [self.refs[dialect] for dialect in self._dialects()]}}
         return {"description": description, "content": {"application/json": content}}
+
+    def _dialects(self) -> Sequence[type]:
+        """Whoever sends `anthropic-version` is refused in that dialect on every path."""
+        if self.path.startswith("/v1/messages"):
+            return (AnthropicErrorBody,)
+        return (ErrorBody, AnthropicErrorBody)
 
     def _content(self, kind: Any) -> dict[str, Any]:
         if kind is bytes:
