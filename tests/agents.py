@@ -46,28 +46,29 @@ class Answer:
 class Stream:
     """An answer that is coming. Iterate over its pieces; `answer` is there after the last one.
 
-    Iterating raises CutOff when the server goes away.
+    Who stops iterating may go on later. Iterating raises CutOff when the server goes away.
     """
 
     headers: Mapping[str, str]
     _chunks: Iterator[dict[str, Any]]
     answer: Answer | None = field(default=None, init=False)
+    _text: str = field(default="", init=False)
+    _finish: str = field(default="", init=False)
+    _usage: dict[str, int] = field(factory=dict, init=False)
 
     def __iter__(self) -> Iterator[str]:
-        text, finish = "", ""
-        usage: dict[str, int] = {}
         for chunk in self._chunks:
-            usage = chunk.get("usage") or usage
+            self._usage = chunk.get("usage") or self._usage
             for choice in chunk["choices"]:
-                finish = choice["finish_reason"] or finish
+                self._finish = choice["finish_reason"] or self._finish
                 if piece := choice["delta"].get("content"):
-                    text += piece
+                    self._text += piece
                     yield piece
         self.answer = Answer(
-            text,
-            finish,
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
+            self._text,
+            self._finish,
+            self._usage["prompt_tokens"],
+            self._usage["completion_tokens"],
             int(self.headers["x-agentcache-cached-tokens"]),
             self.headers["x-agentcache-tier"],
             self.headers.get("x-agentcache-miss"),

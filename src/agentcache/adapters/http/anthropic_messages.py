@@ -45,7 +45,7 @@ from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported_to_anthropic
 from agentcache.adapters.http.hearing import Answer, Heard, hear, heard_out
 from agentcache.adapters.http.models import require_model
-from agentcache.adapters.http.sse import TurnStream
+from agentcache.adapters.http.sse import TurnStream, on_one_line
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.errors import TurnCancelled, TurnFailed
 from agentcache.domain.events import Admitted, Ended
@@ -224,7 +224,7 @@ def _frame(event: StreamEvent) -> bytes:
 
 
 def _event(name: str, value: msgspec.Struct) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + _encode(value) + b"\n\n"
+    return b"event: " + name.encode() + b"\ndata: " + on_one_line(value) + b"\n\n"
 
 
 def _usage(ended: Ended) -> Usage:

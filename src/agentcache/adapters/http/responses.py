@@ -34,7 +34,7 @@ from agentcache.adapters.http.responses_types import (
     StreamEvent,
     Usage,
 )
-from agentcache.adapters.http.sse import TurnStream
+from agentcache.adapters.http.sse import TurnStream, on_one_line
 from agentcache.domain.answer import Text
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import TurnCancelled, TurnFailed
@@ -194,7 +194,7 @@ def _usage(ended: Ended, items: Items) -> Usage:
 
 
 def _frame(event: StreamEvent) -> bytes:
-    return b"event: " + event.type.encode() + b"\ndata: " + _encode(event) + b"\n\n"
+    return b"event: " + event.type.encode() + b"\ndata: " + on_one_line(event) + b"\n\n"
 
 
 def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> HttpResponse:

@@ -16,11 +16,20 @@ from agentcache.service import RunningTurn
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
+_LINE_ENDS = {"\u0085": b"\\u0085", "\u2028": b"\\u2028", "\u2029": b"\\u2029"}
 
 
 def data(value: msgspec.Struct) -> bytes:
     """One unnamed event that carries `value` as JSON."""
-    return b"data: " + _encode(value) + b"\n\n"
+    return b"data: " + on_one_line(value) + b"\n\n"
+
+
+def on_one_line(value: msgspec.Struct) -> bytes:
+    """`value` as JSON without what some clients take for the end of a line: it is escaped."""
+    encoded = _encode(value)
+    for character, escaped in _LINE_ENDS.items():
+        encoded = encoded.replace(character.encode(), escaped)
+    return encoded
 
 
 async def events_or_pauses(

@@ -1,0 +1,21 @@
+"""Frames of streams, for clients that take more characters than others for the end of a line."""
+
+import msgspec
+import pytest
+
+from agentcache.adapters.http.anthropic_messages import _event
+from agentcache.adapters.http.sse import data
+
+ODD = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1c\x1d\x1eend"
+
+
+class Said(msgspec.Struct):
+    text: str
+
+
+@pytest.mark.parametrize("frame", [data(Said(ODD)), _event("said", Said(ODD))])
+def test_no_character_of_an_answer_ends_a_line_of_its_stream(frame: bytes) -> None:
+    text = frame.decode()
+    assert text.splitlines() == [*text.strip("\n").split("\n"), ""]
+    line = text.splitlines()[-2]
+    assert msgspec.json.decode(line.removeprefix("data: "), type=Said).text == ODD
