@@ -302,7 +302,7 @@ class World:
     def holds(self) -> int:
         """How many holds there are on segments."""
         order = self.conductor.keeper.lineage._order
-        return sum(order[Tier.WARM]._holds.values())
+        return sum(order[Tier.COLD]._holds.values())
 
     def check_drained(self) -> None:
         """At rest everything fits within its caps, and everybody has given everything back."""

@@ -1,4 +1,7 @@
-"""Pinned sessions hold the segments that they stand on, so that these are not evicted."""
+"""Pinned sessions hold the segments that they stand on, so that these stay in the home.
+
+Copies in RAM may leave it, once there is one in the home.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,6 +10,7 @@ from attrs import define, field
 
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.registry import SessionRegistry
+from agentcache.domain.request import Tier
 from agentcache.domain.session import Session, SessionKey
 
 
@@ -32,13 +36,13 @@ class Pins:
         before = self._paths.pop(session.key, ())
         if session.pinned:
             path = self.lineage.path(session.cursor).keys if session.cursor else ()
-            self.lineage.hold(path)
+            self.lineage.hold(path, (Tier.COLD,))
             self._paths[session.key] = path
-        self.lineage.release(before)
+        self.lineage.release(before, (Tier.COLD,))
 
     def drop(self, key: SessionKey) -> None:
         """The session is gone."""
-        self.lineage.release(self._paths.pop(key, ()))
+        self.lineage.release(self._paths.pop(key, ()), (Tier.COLD,))
 
     def let_go(self, segments: set[bytes]) -> tuple[Session, ...]:
         """Release every path with one of `segments` on it; their sessions must `follow` again."""

@@ -6,6 +6,7 @@ from hypothesis.stateful import rule
 from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import AgentBusy, AgentExists, UnknownAgent
+from agentcache.domain.request import Tier
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.turn import TurnState
@@ -128,16 +129,28 @@ class Operations(Everything):
             client.kept = 0
 
     def teardown(self) -> None:
-        """Who is pinned may keep more than what the caps allow; when nobody is, they hold."""
+        """Who is pinned may keep more in the home than its cap allows; when nobody is, it holds."""
         if hasattr(self, "world"):
             assert self.harmed or not self.world.telemetry.problems
             self.world.disk.recover()
             self.world.engine.frailty.recover()
             for model in MODELS:
                 self.swap_model(model)
+                self.check_warm()
                 for name in self.agents:
                     self.pin(name, False)
         super().teardown()
+
+    def check_warm(self) -> None:
+        """RAM is within its cap, but for what somebody pinned and the home could not take."""
+        keeper = self.world.conductor.keeper
+        pinned = {key for path in keeper.pins.paths.values() for key in path}
+        stay = [
+            one.nbytes
+            for one in self.world.segments(Tier.WARM)
+            if one.key in pinned and not keeper.lineage.resides(one.key, Tier.COLD)
+        ]
+        assert keeper.lineage.nbytes(Tier.WARM) <= keeper.warm_cap + sum(stay)
 
     def session(self, name: str) -> Session | None:
         """Of the model that is served."""

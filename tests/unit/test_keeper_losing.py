@@ -96,6 +96,33 @@ class TestEviction:
         world.conductor.keeper.forget(session.key)
         assert world.holds() == 0
 
+    def test_a_pin_keeps_rows_in_the_home_and_not_in_ram(self, world: World) -> None:
+        talk, keeper = Talk("ada"), world.conductor.keeper
+        world.say(talk, "one")
+        session = world.session("ada")
+        assert session is not None
+        assert session.cursor is not None
+        keeper.write(keeper.lineage.path(session.cursor), evolve(session, pinned=True))
+        world.settle()
+        world.go_cold()
+        assert world.segments(Tier.WARM) == []
+        assert len(world.segments(Tier.COLD)) == 1
+        assert world.say(talk, "two").admitted.cached > 0
+
+    def test_a_pin_keeps_rows_in_ram_that_are_not_in_the_home(self, world: World) -> None:
+        talk, keeper = Talk("ada"), world.conductor.keeper
+        world.disk.fail("commit", repeat(OSError("the disk is gone")))
+        world.say(talk, "one")
+        session = world.session("ada")
+        assert session is not None
+        keeper.pins.follow(evolve(session, pinned=True))
+        world.go_cold()
+        assert len(world.segments(Tier.WARM)) == 1
+        keeper.pins.drop(session.key)
+        world.leave_warm()
+        assert world.segments(Tier.WARM) == []
+        world.disk.recover()
+
     def test_what_is_being_restored_is_not_evicted(self, world: World) -> None:
         talk = Talk("ada")
         world.say(talk, "one")

@@ -57,6 +57,7 @@ class Match:
         return tuple(Step(step.segment, min(step.stop, self.restore)) for step in kept)
 
 
+BOTH = (Tier.WARM, Tier.COLD)
 _Children = dict[int, Siblings]  # by the row at which they leave
 
 
@@ -206,7 +207,7 @@ class Lineage:
         return tuple(self._nodes[one].segment for one in some)
 
     def holds(self, key: bytes) -> int:
-        """How often the segment is held."""
+        """How often the segment is held, by leases and pins."""
         return self._order[Tier.COLD].holds(key)
 
     # -- matching ----------------------------------------------------------------------------
@@ -235,17 +236,17 @@ class Lineage:
 
     # -- staying and leaving -----------------------------------------------------------------
 
-    def hold(self, keys: Iterable[bytes]) -> None:
-        """Keep a path from being evicted: a lease, or a pin. Counted."""
+    def hold(self, keys: Iterable[bytes], tiers: Iterable[Tier] = BOTH) -> None:
+        """Keep a path from being evicted: a lease holds both tiers, a pin the cold one. Counted."""
         for key in keys:
-            for order in self._order.values():
-                order.hold(key)
+            for tier in tiers:
+                self._order[tier].hold(key)
 
-    def release(self, keys: Iterable[bytes]) -> None:
-        """Undo one `hold` of the same path."""
+    def release(self, keys: Iterable[bytes], tiers: Iterable[Tier] = BOTH) -> None:
+        """Undo one `hold` of the same path and tiers."""
         for key in reversed(tuple(keys)):
-            for order in self._order.values():
-                order.release(key)
+            for tier in tiers:
+                self._order[tier].release(key)
 
     def touch(self, keys: Iterable[bytes]) -> None:
         """A path (the root's child first) was used."""
@@ -254,11 +255,14 @@ class Lineage:
                 order.touch(key)
 
     def coldest(self, tier: Tier) -> Segment | None:
-        """The segment that should leave `tier` next; None when all that is left is held."""
+        """The segment that should leave `tier` next; None when all that is left is held.
+
+        What is held in the cold tier leaves the warm one only when it is in both.
+        """
         for key in self._order[tier]:
             node = self._nodes[key]
             other = node.cold if tier is Tier.WARM else node.warm
-            if tier is Tier.WARM and (other or not node.children):
+            if tier is Tier.WARM and (other or not (node.children or self.holds(key))):
                 return node.segment
             if tier is Tier.COLD and not node.children:
                 return node.segment
