@@ -8,32 +8,29 @@ A package offers an adapter under the group of its port; a setting chooses it by
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentcache.domain.errors import AdapterError
-from agentcache.ports.clock import Clock
-from agentcache.ports.codec import Codec
-from agentcache.ports.engine import Engine
-from agentcache.ports.model_source import ModelSource
-from agentcache.ports.segment_store import SegmentStore
-from agentcache.ports.session_store import SessionStore
-from agentcache.ports.telemetry import Telemetry
-from agentcache.ports.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from agentcache.ports.codec import Codec
 
 _Made = TypeVar("_Made")
 
-# By the name of the part: the group of its entry points, and what has to come out.
-_PORTS: Mapping[str, tuple[str, type]] = MappingProxyType(
+# By the name of the part: the group of its entry points, and where to find what has to come out:
+# settings need these names, and must not wait for what the ports import.
+_PORTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "clock": ("agentcache.clocks", Clock),
-        "codec": ("agentcache.codecs", Codec),
-        "engine": ("agentcache.engines", Engine),
-        "model_source": ("agentcache.model_sources", ModelSource),
-        "segments": ("agentcache.segment_stores", SegmentStore),
-        "sessions": ("agentcache.session_stores", SessionStore),
-        "telemetry": ("agentcache.telemetry", Telemetry),
-        "tokenizer": ("agentcache.tokenizers", Tokenizer),
+        "clock": ("agentcache.clocks", "agentcache.ports.clock.Clock"),
+        "codec": ("agentcache.codecs", "agentcache.ports.codec.Codec"),
+        "engine": ("agentcache.engines", "agentcache.ports.engine.Engine"),
+        "model_source": ("agentcache.model_sources", "agentcache.ports.model_source.ModelSource"),
+        "segments": ("agentcache.segment_stores", "agentcache.ports.segment_store.SegmentStore"),
+        "sessions": ("agentcache.session_stores", "agentcache.ports.session_store.SessionStore"),
+        "telemetry": ("agentcache.telemetry", "agentcache.ports.telemetry.Telemetry"),
+        "tokenizer": ("agentcache.tokenizers", "agentcache.ports.tokenizer.Tokenizer"),
     }
 )
 BUNDLED_CODECS = ("native", "f16", "q8", "q4", "k8v4")
@@ -71,7 +68,7 @@ def plugged(
     return bundled() if name is None else made(port, name, *given)
 
 
-def codec(name: str) -> Codec:
+def codec(name: str) -> "Codec":
     """The codec called `name`, bundled or not. Raises AdapterError for one that there is not."""
     from agentcache.adapters.codecs import CODECS
 
@@ -98,7 +95,7 @@ def made(port: str, name: str, *given: object) -> Any:
     except Exception as error:  # somebody else's code
         problem = f"it cannot be made: {type(error).__name__}: {error}"
         raise AdapterError(port, name, problem, _ask(entry)) from error
-    wanted = (one for one in dir(_PORTS[port][1]) if not one.startswith("_"))
+    wanted = (one for one in dir(resolve_name(_PORTS[port][1])) if not one.startswith("_"))
     if missing := [one for one in wanted if not hasattr(adapter, one)]:
         raise AdapterError(port, name, f"it lacks {', '.join(missing)}", _ask(entry))
     return adapter
