@@ -5,6 +5,7 @@ Blocks, so it is for worker threads; what the engine thread owns is only touched
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -155,11 +156,11 @@ def _leased(conductor: Conductor, tenant: str, name: str) -> _Lease:
     session = keeper.registry.get(key)
     if session is None:
         raise UnknownAgent(name)
-    path = keeper.lineage.path(session.cursor) if session.cursor else Match()
+    path = _wholly_used(keeper.lineage.path(session.cursor) if session.cursor else Match())
     keeper.lineage.hold(path.keys)
     origin, sources = origin_of(conductor), tuple(step.segment for step in path.steps)
     segments = rooted(origin.root, sources)
-    at = Cursor(segments[-1].key, session.cursor.row) if session.cursor else None
+    at = Cursor(segments[-1].key, segments[-1].stop) if segments else None
     portable = Portable(
         origin, evolve(session, key=SessionKey("", origin.root, name), cursor=at), segments
     )
@@ -170,6 +171,16 @@ def _leased(conductor: Conductor, tenant: str, name: str) -> _Lease:
         return warm.get(sources[index].key) or store.read(sources[index])
 
     return _Lease(portable, path, read)
+
+
+def _wholly_used(path: Match) -> Match:
+    """The path as far as all rows of its segments are the agent's own.
+
+    What lies behind the place where a path leaves a segment was taken back, or is another agent's.
+    """
+    steps = tuple(takewhile(lambda step: step.stop == step.segment.stop, path.steps))
+    length = steps[-1].stop if steps else 0
+    return Match(steps, length, length)
 
 
 def rooted(root: bytes, path: tuple[Segment, ...]) -> tuple[Segment, ...]:

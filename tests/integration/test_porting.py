@@ -286,3 +286,26 @@ def require_refused(running: Looped, path: Path) -> None:
         porter(running).take_in(TENANT, path)
     assert running.service.agents(TENANT) == ()
     assert running.world.disk.segments.nbytes() == before
+
+
+def _beside_the_path(world: Looped, carried: str, file: Path) -> int:
+    """How many rows the file of `carried` holds that its path does not use."""
+    Porter(world.loop, PortableTars()).export(TENANT, carried, file)
+    with PortableTars().open(file) as opened:
+        segments, cursor = opened.portable.segments, opened.portable.session.cursor
+    if cursor is None:
+        return len(segments)
+    ends = [*(one.start for one in segments[1:]), cursor.row]
+    return sum(one.stop - end for one, end in zip(segments, ends, strict=True))
+
+
+@pytest.mark.parametrize("carried", ["ada", "bob"])
+def test_what_was_taken_back_is_in_no_file(tmp_path: Path, carried: str) -> None:
+    with looped(World()) as here:
+        here.loop.wait_open()
+        talk = Talk("ada", system=SYSTEM)
+        for text in ("one", "two", "my secret words"):
+            say(here, talk, text)
+        asyncio.run(here.service.fork(TENANT, "ada", "bob"))
+        asyncio.run(here.service.rewind(TENANT, carried, 1))
+        assert _beside_the_path(here, carried, tmp_path / "file") == 0
