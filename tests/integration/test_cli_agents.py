@@ -190,3 +190,10 @@ def test_a_home_that_is_not_there_is_told(tmp_path: Path, model: Path) -> None:
     done = Shell(tmp_path / "none", model).run("ls")
     assert (done.returncode, "no such folder" in done.stderr) == (1, True)
     assert not (tmp_path / "none").exists()
+
+
+def test_looking_at_a_home_fetches_no_model(tmp_path: Path) -> None:
+    done = Shell(tmp_path, Path("smollm2-135m")).run("ls")
+    assert done.returncode == 1
+    assert "agentcache models pull smollm2-135m" in done.stderr
+    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]

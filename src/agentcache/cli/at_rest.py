@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 
 from agentcache.adapters.disk.portable import PortableTars
 from agentcache.container import Container, open_tokenizer
+from agentcache.domain.errors import ModelError
 from agentcache.domain.plan import StepPlan, StepResult
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.domain.spec import CacheSpec
@@ -89,15 +90,13 @@ def at_rest(settings: Settings, arriving: Path | None = None) -> Iterator[Contai
     """A container whose home is ours, and whose loop has opened it without the model's weights.
 
     `arriving` is a file to be imported: where the home knows no agent yet, it says how rows of this
-    model are kept. Nothing is merged meanwhile, and no turn can run. Raises HomeLocked, HomeError,
-    ModelError, InvalidRequest.
+    model are kept. Nothing is merged meanwhile, no turn can run, and no model is fetched. Raises
+    HomeLocked, HomeError, ModelError, InvalidRequest.
     """
-    from agentcache.cli.progress import progress_bar
-
     container = Container()
     container.settings.override(settings)
-    with container.home(), progress_bar(settings.model) as progress:
-        container.progress.override(progress)
+    with container.home():
+        container.progress.override(partial(_refuse_fetching, settings.model))
         late = LateTokenizer(partial(open_tokenizer, container.model(), settings))
         card = _card(container.sessions(), container.model(), settings, arriving)
         container.load_engine.override(UnloadedEngine(card))
@@ -112,6 +111,12 @@ def at_rest(settings: Settings, arriving: Path | None = None) -> Iterator[Contai
         finally:
             loop.stop(within=0)
             loop.join()
+
+
+def _refuse_fetching(ref: str, _done: int, _total: int | None, stage: str) -> None:
+    if stage == "downloading":
+        problem = "it is not on this machine, and only its rows were asked for"
+        raise ModelError(ref, problem, f"Fetch it with `agentcache models pull {ref}`")
 
 
 def _card(
