@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 from dependency_injector import containers, providers
@@ -39,13 +40,9 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
     if name := parse_choices(settings.plugins).get("engine"):
         plugged_in: Engine = made("engine", name, folder, settings)
         return plugged_in
-    from agentcache.adapters.mlx import blas
-
-    status = blas.load(enabled=settings.cpu_path, cache_dir=cache_dir)
+    _load_blas(settings.cpu_path, cache_dir)
     from agentcache.adapters.mlx.engine import BlasThreads, MLXEngine
 
-    if status.remedy:
-        log.warning("%s: %s", status.message, status.remedy)
     cores = settings.threads or os.cpu_count() or 1
     threads = BlasThreads(prefill=cores, decode=1)
     called = Path(folder.ref).name if os.sep in folder.ref else folder.ref
@@ -55,13 +52,24 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
 
 
 def open_tokenizer(folder: ModelFolder, settings: Settings) -> Tokenizer:
-    """The model's own tokenizer and chat template."""
+    """The model's own tokenizer and chat template; mlx-lm's part of it imports MLX, too."""
     if name := parse_choices(settings.plugins).get("tokenizer"):
         plugged_in: Tokenizer = made("tokenizer", name, folder, settings)
         return plugged_in
+    _load_blas(settings.cpu_path, settings.home.expanduser())
     from agentcache.adapters.mlx import tokenizer
 
     return tokenizer.load(folder.path)
+
+
+@cache
+def _load_blas(enabled: bool, cache_dir: Path) -> None:
+    """What stands in its way is told once, by whoever comes first."""
+    from agentcache.adapters.mlx import blas
+
+    status = blas.load(enabled=enabled, cache_dir=cache_dir)
+    if status.remedy:
+        log.warning("%s: %s", status.message, status.remedy)
 
 
 def open_grammars(tokenizer: Tokenizer, card: ModelCard) -> Grammars:

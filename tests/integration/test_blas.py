@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentcache.adapters.mlx.shared_library import _renamed_copy, installed_file, installed_files
+from tests.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is loaded on Linux only")
 
@@ -46,6 +47,17 @@ MATMUL = """
 import mlx.core as mx
 product = (mx.arange(6.0).reshape(2, 3) @ mx.arange(6.0).reshape(3, 2)).tolist()
 """
+# As the server loads it, whose tokenizer comes first.
+SERVED = """
+from pathlib import Path
+from agentcache.container import Container
+from agentcache.settings import Settings
+container = Container(settings=Settings(home=Path({home!r}), model={model!r}))
+loaded = container.{first}()
+import mlx.core as mx
+product = (mx.arange(6.0).reshape(2, 3) @ mx.arange(6.0).reshape(3, 2)).tolist()
+print("{{}}")
+"""
 
 
 def start(script: str, cache: Path, **environment: str) -> subprocess.Popen[str]:
@@ -79,6 +91,15 @@ def bindings_of(script: str, cache: Path) -> set[str]:
 
 def test_mlx_binds_its_matmuls_to_openblas_when_that_was_loaded_first(tmp_path: Path) -> None:
     assert bindings_of(LOAD + MATMUL + "answer()", tmp_path) == {"libopenblas"}
+
+
+@pytest.mark.parametrize("first", ["load_tokenizer", "load_engine"])
+def test_whatever_of_a_model_is_loaded_first_mlx_is_bound_to_openblas(
+    tmp_path: Path, first: str
+) -> None:
+    model = tiny_llama(tmp_path / "model", 1)
+    loaded = SERVED.format(home=str(tmp_path / "home"), model=str(model), first=first)
+    assert bindings_of(loaded, tmp_path) == {"libopenblas"}
 
 
 def test_mlx_binds_its_matmuls_to_the_reference_blas_otherwise(tmp_path: Path) -> None:
