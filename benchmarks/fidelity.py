@@ -126,7 +126,7 @@ def main() -> None:
         **_losses(model, texts, sizes),
         "drift": _drift(model, names[0], options.rounds),
     }
-    write_results("fidelity", results, options.quick)
+    write_results("fidelity", results, options.quick or options.no_report)
     if not options.no_report:
         fidelity_report.write(results)
 
