@@ -84,6 +84,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
         max_tokens=ask.max_tokens,
         stop=ask.stop,
         session=_heir(identity, root, known),
+        cursor=known.cursor if known else None,
         expected=_expected(prompt, known),
         deadline=deadline,
         store=ask.store,

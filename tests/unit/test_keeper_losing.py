@@ -8,6 +8,7 @@ from attrs import evolve
 
 from agentcache.domain.errors import CatalogueConflict, StoreFull
 from agentcache.domain.request import Miss, Tier
+from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import TurnState
 from agentcache.outbox import FILE_OVERHEAD
 from agentcache.ports.session_store import Commit
@@ -425,3 +426,20 @@ class TestConflicts:
         world.settle()
         assert segment.key not in {one.key for one in world.disk.sessions.load().segments}
         assert keeper.read_only is None
+
+
+class TestFewRows:
+    """Rows that are too few to depend on others for are no fewer than any for their own agent."""
+
+    def test_an_agent_that_says_its_last_words_anew_goes_on_right_before_them(self) -> None:
+        with World(least_shared=64) as world:
+            talk = Talk("ada", system="Be brief.")
+            world.say(talk, "one")
+            before = list(talk.history)
+            first = world.say(talk, "two and some words that are taken back")
+            talk.history[:] = before
+            world.restart()
+            again = world.say(talk, "two and other words")
+            prompt, other = again.request.prompt.tokens, first.request.prompt.tokens
+            agreed = common_prefix(prompt, 0, other, 0)
+            assert again.admitted.cached == agreed

@@ -7,6 +7,7 @@ from agentcache.domain.lineage import Lineage
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor
+from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import Tokens, tokens
 from tests.unit.domain_strategies import FULL, STATE, WINDOW
 
@@ -315,3 +316,40 @@ def test_damage_is_noticed(damage: str) -> None:
         lineage._nodes[b"wrong"] = lineage._nodes.pop(child.key)
     with pytest.raises(IntegrityError):
         lineage.check_integrity()
+
+
+class TestAlong:
+    """The way to a place of one's own, of which every row counts."""
+
+    def test_few_rows_of_ones_own_segment_are_worth_going_on_from(self) -> None:
+        lineage = Lineage(FULL, least_shared=4)
+        first = _add(lineage, "12345")
+        own = _add(lineage, "67890", first)
+        prompt = _ids("12345679")
+        assert lineage.match(ROOT, prompt).length == 5
+        along = lineage.along(Cursor(own.key, 10), prompt, len(prompt))
+        assert (along.length, along.restore, along.keys) == (7, 7, (first.key, own.key))
+
+    def test_it_goes_no_further_than_where_one_stands_or_may_go(self) -> None:
+        lineage = Lineage(FULL, least_shared=4)
+        first = _add(lineage, "12345")
+        own = _add(lineage, "67", first, 3)
+        prompt = _ids("1236789")
+        assert lineage.along(Cursor(own.key, 5), prompt, 9).length == 5
+        assert lineage.along(Cursor(own.key, 4), prompt, 9).length == 4
+        assert lineage.along(Cursor(own.key, 5), prompt, 2).length == 2
+        assert lineage.along(Cursor(first.key, 2), prompt, 9).length == 2
+
+    def test_where_nothing_agrees_there_is_nothing(self) -> None:
+        lineage = Lineage(FULL)
+        own = _add(lineage, "12345")
+        assert lineage.along(Cursor(own.key, 5), _ids("9"), 1).steps == ()
+
+    def test_a_place_that_is_gone_leads_nowhere(self) -> None:
+        assert Lineage(FULL).along(Cursor(b"gone", 5), _ids("123"), 3).steps == ()
+
+    @pytest.mark.parametrize("spec", [WINDOW, STATE])
+    def test_where_only_ends_are_places_to_continue_it_is_no_help(self, spec: CacheSpec) -> None:
+        lineage = Lineage(spec)
+        own = _add(lineage, "12345")
+        assert lineage.along(Cursor(own.key, 5), _ids("1239"), 4).steps == ()

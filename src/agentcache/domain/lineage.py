@@ -226,6 +226,25 @@ class Lineage:
                 pending.append(trail)
         return best
 
+    def along(self, cursor: Cursor, ids: "Tokens[int]", limit: int) -> Match:
+        """As far as the path to `cursor` agrees with `ids`, at most `limit`, however few rows that
+        takes of its last segment. Nothing where only ends of segments are places to continue, or
+        where the segment of `cursor` is not there (any more).
+        """
+        if cursor.key not in self._nodes or not self.spec.interior_restorable:
+            return Match()
+        steps: list[Step] = []
+        for step in self.path(cursor).steps:
+            start = step.segment.start
+            agreed = start + common_prefix(step.segment.ids, 0, ids, start)
+            stop = min(agreed, step.stop, limit)
+            if stop > start:
+                steps.append(Step(step.segment, stop))
+            if stop < step.stop:
+                break
+        length = steps[-1].stop if steps else 0
+        return Match(tuple(steps), length, length)
+
     def path(self, cursor: Cursor) -> Match:
         """The path that leads to `cursor`."""
         keys = self._ancestry(cursor.key)

@@ -20,7 +20,7 @@ def place(turn: Turn, hot: HotTier, lineage: Lineage, reserve: int) -> Start | R
     `reserve` tokens more, as far as it may want them.
     """
     ids = turn.ids
-    match = lineage.match(turn.request.root, ids, turn.most_restored)
+    match = _longest(turn, lineage)
     wanted = min(turn.max_tokens - len(turn.sampled), reserve)
     capacity = min(len(ids) + wanted, hot.capacity)
     resting = hot.resting(turn.request.session)
@@ -45,6 +45,18 @@ def prefix_is_coming(turn: Turn, running: Iterable[Turn]) -> bool:
         if other.last_cut(kept, min(shared, turn.most_restored)) - kept >= WORTH_WAITING_FOR:
             return True
     return False
+
+
+def _longest(turn: Turn, lineage: Lineage) -> Match:
+    """What the lineage knows of the turn's tokens. Of its own session every row counts: few rows of
+    a segment are not worth depending on others for, but this agent depends on itself.
+    """
+    ids, request = turn.ids, turn.request
+    match = lineage.match(request.root, ids, turn.most_restored)
+    if request.cursor is None:
+        return match
+    own = lineage.along(request.cursor, ids, min(len(ids), turn.most_restored))
+    return own if own.restore > match.restore else match
 
 
 def _reusable(resting: Sequence, turn: Turn, lineage: Lineage) -> int:

@@ -11,7 +11,7 @@ from agentcache.domain.answer import Reading
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Guide
-from agentcache.domain.session import DEFAULT_TENANT, SessionKey
+from agentcache.domain.session import DEFAULT_TENANT, Cursor, SessionKey
 from agentcache.domain.spans import Span
 from agentcache.domain.tokens import Tokens
 
@@ -151,14 +151,15 @@ class TurnRequest:
     """One turn, ready to be queued.
 
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
-    on from, if one is known. `deadline` is when it is refused if it still waits, in seconds of the
-    monotonic clock. `expected` is how many of its tokens the session's rows should cover. With
-    `store` false it uses what is there and leaves nothing behind. With `max_tokens` 0 its prompt is
-    computed and kept, and nothing is said. Of one tenant's turns those of higher `priority` go
-    first. `guide` keeps the answer to a grammar, `reading` says how it is read. While another turn
-    of an exclusive agent is not over, the turn waits for it, or (`fork`) goes on as an agent of its
-    own. `parent` is whom its agent is forked from. `messages` are the conversation as the client
-    sent it, its answers as they are remembered, `tools` the canonical JSON text of its tools.
+    on from, if one is known, and `cursor` where that stands. `deadline` is when it is refused if it
+    still waits, in seconds of the monotonic clock. `expected` is how many of its tokens the
+    session's rows should cover. With `store` false it uses what is there and leaves nothing behind.
+    With `max_tokens` 0 its prompt is computed and kept, and nothing is said. Of one tenant's turns
+    those of higher `priority` go first. `guide` keeps the answer to a grammar, `reading` says how
+    it is read. While another turn of an exclusive agent is not over, the turn waits for it, or
+    (`fork`) goes on as an agent of its own. `parent` is whom its agent is forked from. `messages`
+    are the conversation as the client sent it, its answers as they are remembered, `tools` the
+    canonical JSON text of its tools.
     """
 
     id: str
@@ -171,6 +172,7 @@ class TurnRequest:
     max_tokens: int | None = field(default=None)
     stop: tuple[str, ...] = ()
     session: SessionKey | None = None
+    cursor: Cursor | None = None
     expected: int = 0
     deadline: float = math.inf
     store: bool = True
