@@ -7,6 +7,7 @@ and then take the place of what they are made of, in one commit. Until it is mad
 it had, and everything before it can be given up.
 """
 
+import logging
 from collections import deque
 from functools import partial
 from itertools import zip_longest
@@ -14,6 +15,7 @@ from itertools import zip_longest
 from attrs import define, field, frozen
 
 from agentcache.domain.compaction import Link, checkpoint_run, small_run
+from agentcache.domain.errors import IntegrityError
 from agentcache.domain.lineage import Match, Step
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
@@ -25,6 +27,7 @@ from agentcache.keeper import Keeper
 from agentcache.outbox import weight
 from agentcache.ports.payload import Payload
 
+log = logging.getLogger(__name__)
 MOST_CHILDREN = 64
 
 
@@ -167,7 +170,12 @@ class Compactor:
         if not self._is_still_there(run):
             self.keeper.outbox.discard(merged.key)
             return
-        self.keeper.replace(run.segments, merged, payload)
+        try:
+            self.keeper.replace(run.segments, merged, payload)
+        except IntegrityError:  # chains may stay long; turns go on
+            log.exception("%d segments could not be merged", len(run.steps))
+            self.keeper.outbox.discard(merged.key)
+            return
         self._due.append(run.session)
 
     def _is_still_there(self, run: _Run) -> bool:

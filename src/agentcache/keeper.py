@@ -164,15 +164,17 @@ class Keeper:
         """`merged`, whose `payload` lies in the home, takes the place of neighbours.
 
         Whoever stood on one of them stands on it from now on. None of them may be held by anybody
-        but pinned sessions.
+        but pinned sessions. Raises IntegrityError, and changes nothing, if that cannot be.
         """
         gone = {one.key for one in run}
-        pinned = self.pins.let_go(gone)
-        warm = [self._warm.pop(key) for key in gone & self._warm.keys()]
+        warm = gone & self._warm.keys()
         tiers = (Tier.COLD, Tier.WARM) if warm else (Tier.COLD,)
+        moved = self.lineage.merge(run, merged, *tiers)
+        pinned = self.pins.let_go(gone)
+        for key in warm:
+            del self._warm[key]
         if warm:
             self._warm[merged.key] = payload
-        moved = self.lineage.merge(run, merged, *tiers)
         for segment in run:
             self.outbox.drop(segment)
             self._follow(segment, merged)

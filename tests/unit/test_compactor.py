@@ -6,6 +6,7 @@ import pytest
 from attrs import evolve
 
 from agentcache.adapters.memory.hash_model import hash_spec
+from agentcache.compactor import Compactor
 from agentcache.domain.compaction import MOST_SMALL, SMALL_AT_ONCE
 from agentcache.domain.errors import StoreFull
 from agentcache.domain.request import Miss, Tier
@@ -320,6 +321,24 @@ class TestTrouble:
         chat(world, talk)
         assert len(world.telemetry.problems) <= 1
         world.check_home()
+
+    @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+    def test_a_merge_that_would_break_the_tree_is_given_up_and_turns_go_on(
+        self, spec: CacheSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with made(spec) as world:
+            talk = Talk("ada")
+            until_merging(world, talk)
+            monkeypatch.setattr(Compactor, "_is_still_there", lambda *_: True)
+            session = world.session("ada")
+            assert session is not None
+            world.conductor.keeper.forget(session.key)
+            world.settle()
+            world.conductor.check_integrity()
+            assert "could not be merged" in caplog.text
+            assert not world.telemetry.compactions
+            world.say(talk, "still there?")
+            world.check_home()
 
     def test_at_the_end_nothing_is_begun_any_more(self, world: World) -> None:
         world.conductor.compactor.rest()

@@ -169,7 +169,9 @@ class Lineage:
         """Put `merged`, held by `tiers`, in the place of neighbours, each the parent of the next.
 
         Returns the segments that follow it now, which have a new parent. None of `run` is held.
+        Raises IntegrityError, and changes nothing, where `merged` cannot replace them.
         """
+        self._check_run(run, merged)
         after = {one.key for one in run[1:]}
         nodes = [self._nodes[one.key] for one in run]
         children = [key for node in nodes for key in _keys(node.children) if key not in after]
@@ -302,6 +304,15 @@ class Lineage:
                 raise IntegrityError(f"the order of the {tier.value} tier is not its content")
             if self._bytes[tier] != sum(segment.nbytes for segment in there):
                 raise IntegrityError(f"{self._bytes[tier]} bytes are not those in {tier.value}")
+
+    def _check_run(self, run: Sequence[Segment], merged: Segment) -> None:
+        parents = (merged.parent, *(one.key for one in run[:-1]))
+        for one, parent in zip(run, parents, strict=True):
+            node = self._nodes.get(one.key)
+            if node is None or node.segment.parent != parent:
+                raise IntegrityError(f"segment {one.key.hex()[:16]} is not where it was")
+        if merged.key in self._nodes or (merged.start, merged.stop) != (run[0].start, run[-1].stop):
+            raise IntegrityError(f"segment {merged.key.hex()[:16]} cannot take their place")
 
     def _check_node(self, key: bytes, node: _Node) -> None:
         segment = node.segment
