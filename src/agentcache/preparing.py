@@ -9,7 +9,7 @@ from agentcache.conductor import Conductor
 from agentcache.domain.answer import PLAIN, Reading, Tools
 from agentcache.domain.conversation import Conversation
 from agentcache.domain.echo import as_said
-from agentcache.domain.errors import InvalidRequest
+from agentcache.domain.errors import InvalidRequest, Unavailable
 from agentcache.domain.guide import Grammar, Guide
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import (
@@ -34,7 +34,7 @@ class Ask:
     `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
     `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. The answer is kept to
     `structure`; unless it `calls`, what looks like a tool call is text, and unless `several`, the
-    first call is the end of it.
+    first call is the end of it. No other model than `model` answers, if one is named.
     """
 
     identity: Identity
@@ -49,6 +49,7 @@ class Ask:
     calls: bool = True
     several: bool = True
     structure: Structure | Grammar | None = None
+    model: str | None = None
 
     @property
     def tools(self) -> Tools:
@@ -59,9 +60,11 @@ class Ask:
 def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
     """The turn that `ask` asks for, which waits for a place until `deadline` (monotonic seconds).
 
-    For any thread. Raises InvalidRequest.
+    For any thread. Raises InvalidRequest, Unavailable when another model is served meanwhile.
     """
     identity, registry = ask.identity, conductor.keeper.registry
+    if ask.model not in (None, conductor.engine.card.name):
+        raise Unavailable("swapping")  # it was served when it was asked for
     if identity.exclusive and identity.name is not None:
         check_name(identity.name)
     root, turn = conductor.root(identity.tenant), uuid4().hex

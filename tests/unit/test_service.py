@@ -425,3 +425,15 @@ class TestSteering:
                 await running.service.begin(ask)
 
         run(story())
+
+
+def test_a_turn_that_was_asked_of_another_model_is_not_answered_by_this_one(
+    running: Looped,
+) -> None:
+    async def story() -> None:
+        with pytest.raises(Unavailable, match="swapping"):
+            await running.service.begin(evolve(Talk("ada").ask("one"), model="another"))
+        name = running.service.model.name
+        await asked(running, evolve(Talk("ada").ask("one", max_tokens=1), model=name))
+
+    run(story())

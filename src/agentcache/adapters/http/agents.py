@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
 import msgspec
-from attrs import define, evolve
+from attrs import define, evolve, field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,6 +46,7 @@ class Agents:
     """The agents of the request's tenant, of the model that is served."""
 
     edge: Edge
+    _beginning: set[tuple[str, str]] = field(factory=set, init=False)
 
     async def all(self, request: Request) -> Response:
         """GET: a page of them by name (`limit`, `after`). POST: a new one."""
@@ -98,9 +99,14 @@ class Agents:
     async def _create(self, request: Request) -> Response:
         body = await self.edge.read(request, _NEW)
         check_name(body.name)
-        if self._is_known(request, body.name):
+        new = (_tenant(request), body.name)
+        if new in self._beginning or self._is_known(request, body.name):
             raise AgentExists(body.name)
-        await self._compute(request, body.name, body)
+        self._beginning.add(new)
+        try:
+            await self._compute(request, body.name, body)
+        finally:
+            self._beginning.discard(new)
         return _json(await self._object(request, body.name), 201)
 
     async def _prefill(self, request: Request, name: str) -> Response:

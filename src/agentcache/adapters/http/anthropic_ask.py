@@ -29,6 +29,7 @@ def asked(request: MessagesRequest, headers: Headers) -> Ask:
     conversation = conversation_of(request)
     user = request.metadata.user_id if request.metadata else None
     return Ask(
+        model=request.model,
         identity=identify(headers, **{"metadata.user_id": user}),
         conversation=conversation,
         sampling=_sampling(request),

@@ -25,6 +25,7 @@ def asked(request: CompletionRequest, headers: Headers) -> Ask:
     if request.echo and request.logprobs is not None:
         raise InvalidRequest("logprobs of a prompt that is echoed cannot be told", "logprobs")
     return Ask(
+        model=request.model,
         identity=identify(headers, prompt_cache_key=request.prompt_cache_key),
         conversation=Conversation((), text=_prompt(request.prompt)),
         sampling=sampled(request, request.logprobs),

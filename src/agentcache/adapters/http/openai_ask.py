@@ -39,6 +39,7 @@ def asked(request: ChatRequest, headers: Headers) -> Ask:
     """What the service shall do. Raises InvalidRequest that names the parameter."""
     _refuse_unsupported(request)
     return Ask(
+        model=request.model,
         identity=identify(headers, prompt_cache_key=request.prompt_cache_key),
         conversation=_conversation(request),
         sampling=sampled(request, (request.top_logprobs or 0) if request.logprobs else None),

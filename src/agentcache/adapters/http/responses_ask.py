@@ -39,6 +39,7 @@ def asked(request: ResponsesRequest, before: Sequence[Message], headers: Headers
         if value is not None and value not in neutral:
             raise InvalidRequest(f"{name} is not supported: leave it out", name)
     return Ask(
+        model=request.model,
         identity=identify(headers, prompt_cache_key=request.prompt_cache_key),
         conversation=_conversation(request, before),
         sampling=_sampling(request),
