@@ -65,7 +65,8 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile tests/unit tests/integration tests/e2e tests/smoke
+	$(BIN)/coverage run -m pytest tests/stress
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(PACKAGE_FLOOR)
 	@set -f; for part in $(CORE); do \
