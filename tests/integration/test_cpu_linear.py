@@ -15,9 +15,16 @@ import mlx.core as mx  # noqa: E402
 from mlx.nn.layers.embedding import Embedding  # noqa: E402
 from mlx.nn.layers.linear import Linear  # noqa: E402
 
-from agentcache.adapters.mlx import cpu, cpu_linear  # noqa: E402
+from agentcache.adapters.mlx import cpu, cpu_linear, handles  # noqa: E402
 
 TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mlx_as_it_comes() -> None:
+    """Whatever engines have put over it before is taken off."""
+    handles.uninstall()
+    cpu.uninstall()
 
 
 @pytest.fixture
