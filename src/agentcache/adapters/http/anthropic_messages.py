@@ -39,15 +39,13 @@ from agentcache.adapters.http.anthropic_types import (
     ToolUseBlock,
     Usage,
 )
-from agentcache.adapters.http.cache_headers import cache_headers
-from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported_to_anthropic
 from agentcache.adapters.http.hearing import Answer, Heard, hear, heard_out
 from agentcache.adapters.http.models import require_model
-from agentcache.adapters.http.sse import TurnStream, on_one_line
+from agentcache.adapters.http.sse import on_one_line
+from agentcache.adapters.http.telling import tell
 from agentcache.domain.answer import Call, Piece, Text, Thought
-from agentcache.domain.errors import TurnCancelled, TurnFailed
 from agentcache.domain.events import Admitted, Ended
 from agentcache.domain.request import Finish, Miss
 from agentcache.service import RunningTurn
@@ -70,16 +68,7 @@ class AnthropicMessages:
         require_model(self.edge.service, body.model)
         turn = await self.edge.admit(asked(body, request.headers), request)
         told = _Told(turn, body)
-        if body.stream:
-            frames = told.frames(self.edge.keep_alive)
-            return TurnStream(self.edge, turn, frames, cache_headers(turn.admitted))
-        try:
-            async with while_connected(request.receive):
-                message = await told.whole()
-        finally:
-            await self.edge.end(turn)
-        headers = cache_headers(turn.admitted)
-        return Response(_encode(message), 200, headers, "application/json")
+        return await tell(self.edge, told, request, body.stream)
 
     async def count_tokens(self, request: Request) -> Response:
         """How many tokens the prompt would have, as the model reads it."""
@@ -157,10 +146,6 @@ class _Told:
         return Diagnostics(CacheMissReason(kind, admitted.prompt - admitted.cached))
 
     def _reason(self, ended: Ended, called: bool) -> StopReason:
-        if ended.finish is Finish.FAILED:
-            raise TurnFailed(ended.problem or "the engine could not go on")
-        if ended.finish is Finish.CANCELLED:
-            raise TurnCancelled(ended.problem or "cancelled")
         if ended.finish is Finish.LENGTH:
             whole = ended.completion >= self.body.max_tokens
             return "max_tokens" if whole else "model_context_window_exceeded"

@@ -6,21 +6,19 @@ from starlette.datastructures import Headers
 
 from agentcache.adapters.http.completion_types import CompletionRequest
 from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
 from agentcache.adapters.http.openai_ask import check_stream_options, sampled, stops
-from agentcache.domain.conversation import Conversation, Json
+from agentcache.domain.conversation import Conversation
 from agentcache.domain.errors import InvalidRequest
 from agentcache.service import Ask
 
-NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {"n": (1,), "best_of": (1,), "suffix": ("",)}
+NEUTRAL: Final[Neutral] = {"n": (1,), "best_of": (1,), "suffix": ("",)}
 USUAL_TOKENS = 16  # the API's own default
 
 
 def asked(request: CompletionRequest, headers: Headers) -> Ask:
     """What the service shall do. Raises InvalidRequest that names the parameter."""
-    for name, neutral in NEUTRAL.items():
-        value = getattr(request, name)
-        if value is not None and value not in neutral:
-            raise InvalidRequest(f"{name} is not supported: leave it out", name)
+    refuse_unsupported(request, NEUTRAL)
     check_stream_options(request)
     if request.echo and request.logprobs is not None:
         raise InvalidRequest("logprobs of a prompt that is echoed cannot be told", "logprobs")

@@ -10,7 +10,6 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.completion_ask import asked
 from agentcache.adapters.http.completion_types import (
     Completion,
@@ -19,14 +18,14 @@ from agentcache.adapters.http.completion_types import (
     CompletionRequest,
     Finished,
 )
-from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.hearing import Heard, Likely, hear, heard_out
 from agentcache.adapters.http.models import require_model
-from agentcache.adapters.http.openai_chat import check_complete, usage_of
+from agentcache.adapters.http.openai_chat import usage_of
 from agentcache.adapters.http.openai_types import Usage
-from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, TurnStream, data
+from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, data
+from agentcache.adapters.http.telling import tell
 from agentcache.domain.answer import Text
 from agentcache.domain.events import Ended
 from agentcache.domain.request import Finish
@@ -52,15 +51,7 @@ class Completions:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         echo = _spelled(ask.conversation.text or "", piece) if body.echo else ""
         told = _Told(turn, body.model, fingerprint, usage, piece, echo)
-        headers = cache_headers(turn.admitted)
-        if body.stream:
-            return TurnStream(self.edge, turn, told.frames(self.edge.keep_alive), headers)
-        try:
-            async with while_connected(request.receive):
-                completion = await told.whole()
-        finally:
-            await self.edge.end(turn)
-        return Response(msgspec.json.encode(completion), 200, headers, "application/json")
+        return await tell(self.edge, told, request, body.stream)
 
 
 def _spelled(prompt: str | tuple[int, ...], piece: Callable[[int], bytes]) -> str:
@@ -131,7 +122,6 @@ def _text(heard: Heard) -> str:
 
 
 def _finish_reason(ended: Ended) -> Finished:
-    check_complete(ended)
     return "length" if ended.finish is Finish.LENGTH else "stop"
 
 

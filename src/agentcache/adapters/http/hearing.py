@@ -8,9 +8,10 @@ from attrs import frozen
 from agentcache.adapters.http.sse import events_or_pauses
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import ToolCall
-from agentcache.domain.errors import TurnCancelled
+from agentcache.domain.errors import TurnCancelled, TurnFailed
 from agentcache.domain.events import Delta, Ended
 from agentcache.domain.logprobs import Logprobs
+from agentcache.domain.request import Finish
 from agentcache.service import RunningTurn
 
 Likely = tuple[tuple[int, Logprobs], ...]
@@ -52,6 +53,7 @@ async def hear(turn: RunningTurn, pause: float) -> AsyncGenerator[Heard | Ended 
             else:
                 if rest := reader.finish():
                     yield Heard(tuple(rest))
+                _check_complete(event)
                 yield event
                 ended = True
     if not ended:
@@ -70,7 +72,16 @@ async def heard_out(turn: RunningTurn) -> Answer:
             likely += event.likely
     if ended is None:
         raise TurnCancelled
+    _check_complete(ended)
     return _answer([*pieces, *reader.finish()], tuple(likely), ended)
+
+
+def _check_complete(ended: Ended) -> None:
+    """Raise TurnFailed or TurnCancelled unless the answer came to an end."""
+    if ended.finish is Finish.FAILED:
+        raise TurnFailed(ended.problem or "the engine could not go on")
+    if ended.finish is Finish.CANCELLED:
+        raise TurnCancelled(ended.problem or "cancelled")
 
 
 def _answer(pieces: list[Piece], likely: Likely, ended: Ended) -> Answer:

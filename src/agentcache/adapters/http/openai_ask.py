@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 
 from agentcache.adapters.http.completion_types import CompletionRequest
 from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
 from agentcache.adapters.http.openai_types import (
     ChatMessage,
     ChatRequest,
@@ -16,14 +17,14 @@ from agentcache.adapters.http.openai_types import (
     ToolChoice,
 )
 from agentcache.adapters.http.stops import checked_stops
-from agentcache.domain.conversation import Conversation, Json, Message, ToolCall
+from agentcache.domain.conversation import Conversation, Message, ToolCall
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Sampling
 from agentcache.domain.structure import ANY_OBJECT, CalledTools, JsonAnswer, Structure
 from agentcache.service import Ask
 
 # Values that ask for nothing beside what is done anyway; null always does.
-NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {
+NEUTRAL: Final[Neutral] = {
     "n": (1,),
     "modalities": (["text"],),
     "audio": (),
@@ -53,10 +54,7 @@ def asked(request: ChatRequest, headers: Headers) -> Ask:
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
-    for name, neutral in NEUTRAL.items():
-        value = getattr(request, name)
-        if value is not None and value not in neutral:
-            raise InvalidRequest(f"{name} is not supported: leave it out", name)
+    refuse_unsupported(request, NEUTRAL)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("top_logprobs are only told with logprobs", "top_logprobs")
     check_stream_options(request)

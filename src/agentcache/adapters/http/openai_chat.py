@@ -9,11 +9,10 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentcache.adapters.http.cache_headers import cache_headers
-from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.hearing import Heard, Likely, hear, heard_out
+from agentcache.adapters.http.likely import said_tokens
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.openai_ask import asked
 from agentcache.adapters.http.openai_types import (
@@ -29,17 +28,14 @@ from agentcache.adapters.http.openai_types import (
     DeltaCall,
     DeltaMessage,
     FinishReason,
-    LikelyToken,
     PromptDetails,
-    SaidToken,
     Usage,
 )
-from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, TurnStream, data
+from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, data
+from agentcache.adapters.http.telling import tell
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import ToolCall
-from agentcache.domain.errors import TurnCancelled, TurnFailed
 from agentcache.domain.events import Ended
-from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.request import Finish
 from agentcache.service import RunningTurn
 
@@ -61,19 +57,7 @@ class OpenAIChat:
         turn = await self.edge.admit(ask, request)
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         answer = _Answer(turn, body.model, fingerprint, usage, self.edge.service.piece)
-        if body.stream:
-            frames = answer.frames(self.edge.keep_alive)
-            return TurnStream(self.edge, turn, frames, cache_headers(turn.admitted))
-        return await self._whole(answer, request)
-
-    async def _whole(self, answer: "_Answer", request: Request) -> Response:
-        try:
-            async with while_connected(request.receive):
-                completion = await answer.whole()
-        finally:
-            await self.edge.end(answer.turn)
-        headers = cache_headers(answer.turn.admitted)
-        return Response(msgspec.json.encode(completion), 200, headers, "application/json")
+        return await tell(self.edge, answer, request, body.stream)
 
 
 @frozen
@@ -142,16 +126,7 @@ class _Answer:
     def _logprobs(self, likely: Likely) -> ChoiceLogprobs | None:
         if not likely:
             return None
-        return ChoiceLogprobs(tuple(self._said(token, how) for token, how in likely))
-
-    def _said(self, token: int, how: Logprobs) -> SaidToken:
-        top = tuple(self._likely(other, logprob) for other, logprob in how.top)
-        one = self._likely(token, how.chosen)
-        return SaidToken(one.token, one.logprob, one.bytes, top)
-
-    def _likely(self, token: int, logprob: float) -> LikelyToken:
-        spelled = self.piece(token)
-        return LikelyToken(spelled.decode(errors="replace"), logprob, tuple(spelled))
+        return ChoiceLogprobs(said_tokens(likely, self.piece))
 
     @property
     def _id(self) -> str:
@@ -171,17 +146,8 @@ def _function(call: ToolCall) -> CalledFunction:
     return CalledFunction(call.name, call.arguments)
 
 
-def check_complete(ended: Ended) -> None:
-    """Raise TurnFailed or TurnCancelled unless the answer came to an end."""
-    if ended.finish is Finish.FAILED:
-        raise TurnFailed(ended.problem or "the engine could not go on")
-    if ended.finish is Finish.CANCELLED:
-        raise TurnCancelled(ended.problem or "cancelled")
-
-
 def finish_reason(ended: Ended, called: bool) -> FinishReason:
-    """Why the answer ended. Raises TurnFailed or TurnCancelled where it did not."""
-    check_complete(ended)
+    """Why the answer ended."""
     if ended.finish is Finish.LENGTH:
         return "length"
     return "tool_calls" if called else "stop"

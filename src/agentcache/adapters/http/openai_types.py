@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from agentcache.adapters.http.likely import SaidToken
 from agentcache.domain.logprobs import MOST_LOGPROBS
 
 JsonObject = dict[str, Any]  # msgspec knows no recursive types; it makes nothing but JSON of Any
@@ -194,23 +195,6 @@ class AnswerMessage(Struct, frozen=True):
     refusal: None = None
     tool_calls: tuple[AnsweredCall, ...] | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
-
-
-class LikelyToken(Struct, frozen=True):
-    """A token that might have been said here."""
-
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-
-
-class SaidToken(Struct, frozen=True):
-    """A token that was said, and others that might have been."""
-
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-    top_logprobs: tuple[LikelyToken, ...]
 
 
 class ChoiceLogprobs(Struct, frozen=True):

@@ -8,13 +8,13 @@ from itertools import count
 from attrs import define, field
 
 from agentcache.adapters.http.hearing import Likely
+from agentcache.adapters.http.likely import SaidToken, said_tokens
 from agentcache.adapters.http.responses_types import (
     ArgumentsDelta,
     ArgumentsDone,
     DeltaEvent,
     FunctionCall,
     ItemEvent,
-    LikelyToken,
     OutputItem,
     OutputMessage,
     OutputText,
@@ -22,14 +22,12 @@ from agentcache.adapters.http.responses_types import (
     PartEvent,
     ReasoningItem,
     ReasoningText,
-    SaidToken,
     Status,
     StreamEvent,
     TextDone,
 )
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import Message
-from agentcache.domain.logprobs import Logprobs
 
 
 @define(eq=False)
@@ -60,7 +58,7 @@ class Items:
             yield from self.close()
             yield from self._begin(kind)
         self._said += piece.text
-        yield self._delta(piece.text, tuple(self._said_token(*one) for one in likely))
+        yield self._delta(piece.text, said_tokens(likely, self.piece))
 
     def close(self) -> Iterator[StreamEvent]:
         """The events that end the item that is open, if one is."""
@@ -124,15 +122,6 @@ class Items:
             return ReasoningItem(self._id, thoughts, status)
         texts = tuple(part for part in parts if isinstance(part, OutputText))
         return OutputMessage(self._id, texts, status)
-
-    def _said_token(self, token: int, how: Logprobs) -> SaidToken:
-        top = tuple(self._likely_token(other, logprob) for other, logprob in how.top)
-        one = self._likely_token(token, how.chosen)
-        return SaidToken(one.token, one.bytes, one.logprob, top)
-
-    def _likely_token(self, token: int, logprob: float) -> LikelyToken:
-        spelled = self.piece(token)
-        return LikelyToken(spelled.decode(errors="replace"), tuple(spelled), logprob)
 
 
 def output_of(turn: str, message: Message) -> tuple[OutputItem, ...]:

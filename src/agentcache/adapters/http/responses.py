@@ -11,8 +11,6 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
-from agentcache.adapters.http.cache_headers import cache_headers
-from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.gate import access_of
@@ -34,10 +32,10 @@ from agentcache.adapters.http.responses_types import (
     StreamEvent,
     Usage,
 )
-from agentcache.adapters.http.sse import TurnStream, on_one_line
+from agentcache.adapters.http.sse import on_one_line
+from agentcache.adapters.http.telling import tell
 from agentcache.domain.answer import Text
 from agentcache.domain.conversation import Message
-from agentcache.domain.errors import TurnCancelled, TurnFailed
 from agentcache.domain.events import Ended
 from agentcache.domain.request import Finish
 from agentcache.service import RunningTurn
@@ -60,15 +58,7 @@ class Responses:
         ask = asked(body, self._before(request, body), request.headers)
         turn = await self.edge.admit(ask, request)
         told = _Told(turn, body, self.edge.service.piece)
-        if body.stream:
-            frames = told.frames(self.edge.keep_alive)
-            return TurnStream(self.edge, turn, frames, cache_headers(turn.admitted))
-        try:
-            async with while_connected(request.receive):
-                response = await told.whole()
-        finally:
-            await self.edge.end(turn)
-        return _json(response, cache_headers(turn.admitted))
+        return await tell(self.edge, told, request, body.stream)
 
     async def one(self, request: Request) -> HttpResponse:
         """A stored response by its id, or its deletion."""
@@ -143,10 +133,6 @@ class _Told:
             yield ResponseEvent(f"response.{done.status}", next(numbers), done)
 
     def _done(self, ended: Ended, items: Items) -> Response:
-        if ended.finish is Finish.FAILED:
-            raise TurnFailed(ended.problem or "the engine could not go on")
-        if ended.finish is Finish.CANCELLED:
-            raise TurnCancelled(ended.problem or "cancelled")
         cut = ended.finish is Finish.LENGTH
         return self._response(
             "incomplete" if cut else "completed", items.done, _usage(ended, items)

@@ -7,6 +7,7 @@ from typing import Final
 from starlette.datastructures import Headers
 
 from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
 from agentcache.adapters.http.responses_types import (
     InputItem,
     InputPart,
@@ -23,7 +24,7 @@ from agentcache.service import Ask
 INSTRUCTIONS = "developer"  # the role of what `instructions` say; input items say it as "system"
 LOGPROBS = "message.output_text.logprobs"
 # Values that ask for nothing beside what is done anyway; null always does.
-NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {
+NEUTRAL: Final[Neutral] = {
     "background": (False,),
     "conversation": (),
     "prompt": (),
@@ -34,10 +35,7 @@ NEUTRAL: Final[dict[str, tuple[Json, ...]]] = {
 
 def asked(request: ResponsesRequest, before: Sequence[Message], headers: Headers) -> Ask:
     """What the service shall do, after the messages of the response that came `before`."""
-    for name, neutral in NEUTRAL.items():
-        value = getattr(request, name)
-        if value is not None and value not in neutral:
-            raise InvalidRequest(f"{name} is not supported: leave it out", name)
+    refuse_unsupported(request, NEUTRAL)
     return Ask(
         model=request.model,
         identity=identify(headers, prompt_cache_key=request.prompt_cache_key),

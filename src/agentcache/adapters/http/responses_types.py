@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from agentcache.adapters.http.likely import SaidToken
 from agentcache.adapters.http.openai_types import Effort
 from agentcache.domain.logprobs import MOST_LOGPROBS
 
@@ -113,23 +114,6 @@ class ResponsesRequest(Struct, frozen=True):
     conversation: str | JsonObject | None = None
     prompt: JsonObject | None = None
     max_tool_calls: int | None = None
-
-
-class LikelyToken(Struct, frozen=True):
-    """A token that might have been said here."""
-
-    token: str
-    bytes: tuple[int, ...]
-    logprob: float
-
-
-class SaidToken(Struct, frozen=True):
-    """A token that was said, and others that might have been."""
-
-    token: str
-    bytes: tuple[int, ...]
-    logprob: float
-    top_logprobs: tuple[LikelyToken, ...]
 
 
 class OutputText(Struct, frozen=True, tag="output_text"):
