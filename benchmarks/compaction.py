@@ -22,7 +22,8 @@ from agentcache.adapters.disk.home import Home
 from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.adapters.memory.telemetry import RecordingTelemetry
 from agentcache.compactor import Compactor
-from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.path import Match
 from agentcache.domain.plan import Park
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.session import Session, SessionKey

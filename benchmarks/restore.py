@@ -28,7 +28,7 @@ from agentcache.adapters.mlx import blas
 blas.load()
 
 from agentcache.adapters.mlx.engine import BlasThreads, MLXEngine  # noqa: E402  (after its BLAS)
-from agentcache.domain.lineage import Step  # noqa: E402
+from agentcache.domain.path import Step  # noqa: E402
 from agentcache.domain.plan import PrefillChunk, StepPlan  # noqa: E402
 from agentcache.domain.request import Sampling  # noqa: E402
 from agentcache.domain.segment import Segment  # noqa: E402

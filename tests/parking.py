@@ -8,7 +8,7 @@ from attrs import define, field
 
 from agentcache.adapters.codecs.native import NativeCodec
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
-from agentcache.domain.lineage import Step
+from agentcache.domain.path import Step
 from agentcache.domain.plan import PrefillChunk
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import ITEM_BYTES, CacheSpec

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from agentcache.conductor import Conductor
 from agentcache.domain.conversation import turn_starts
-from agentcache.domain.lineage import Step
+from agentcache.domain.path import Step
 from agentcache.domain.request import Tier
 from agentcache.domain.session import Session
 from agentcache.succession import NAMELESS

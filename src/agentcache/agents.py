@@ -22,7 +22,7 @@ from agentcache.domain.errors import (
     UnknownAgent,
     UnknownAnswer,
 )
-from agentcache.domain.lineage import Match
+from agentcache.domain.path import Match
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.tools import parsed_tools
 from agentcache.loop import EngineLoop

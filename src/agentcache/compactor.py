@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from agentcache.domain.compaction import Link, checkpoint_run, small_run
 from agentcache.domain.errors import IntegrityError
-from agentcache.domain.lineage import Match, Step
+from agentcache.domain.path import Match, Step
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, SessionKey

@@ -12,8 +12,8 @@ from attrs import define, field
 from agentcache.compactor import Compactor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.events import Ended
-from agentcache.domain.lineage import Match
 from agentcache.domain.notices import Notice, Placed, Preempted, Refused, Token
+from agentcache.domain.path import Match
 from agentcache.domain.plan import (
     Park,
     Plan,

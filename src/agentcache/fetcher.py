@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from attrs import define, evolve, field, frozen
 
-from agentcache.domain.lineage import Step
+from agentcache.domain.path import Step
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import CacheSpec
 from agentcache.ports.codec import Codec

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from attrs import define, evolve, field
 
 from agentcache.domain.errors import CatalogueConflict, IntegrityError, StoreFull
-from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.path import Match
 from agentcache.domain.plan import Park
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Tier

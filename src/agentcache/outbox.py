@@ -8,7 +8,8 @@ from typing import TypeVar
 from attrs import define, evolve, field
 
 from agentcache.domain.errors import CatalogueConflict
-from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.path import Match
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment

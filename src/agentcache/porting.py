@@ -19,7 +19,7 @@ from agentcache.domain.errors import (
     Unavailable,
     UnknownAgent,
 )
-from agentcache.domain.lineage import Match
+from agentcache.domain.path import Match
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.loop import EngineLoop

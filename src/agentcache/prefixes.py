@@ -10,7 +10,8 @@ from queue import SimpleQueue
 
 from attrs import define, field, frozen
 
-from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.path import Match
 from agentcache.domain.plan import Park
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Tier

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attrs import evolve
 
 from agentcache.domain.errors import InvalidRequest
-from agentcache.domain.lineage import Match
+from agentcache.domain.path import Match
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import MAX_AGENT_NAME, Identity, TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey

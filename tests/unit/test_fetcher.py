@@ -10,7 +10,7 @@ from attrs import evolve
 from agentcache.adapters.codecs import NativeCodec
 from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.domain.errors import SegmentCorrupt, SegmentMissing, SegmentUnusable
-from agentcache.domain.lineage import Step
+from agentcache.domain.path import Step
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import tokens

@@ -5,7 +5,8 @@ from itertools import takewhile
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.path import Match
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import CacheSpec

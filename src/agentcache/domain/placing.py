@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from agentcache.domain.hot import HotTier
-from agentcache.domain.lineage import Lineage, Match
+from agentcache.domain.lineage import Lineage
+from agentcache.domain.path import Match
 from agentcache.domain.plan import Resize, Start
 from agentcache.domain.request import Tier
 from agentcache.domain.tokens import common_prefix

@@ -3,8 +3,8 @@
 from attrs import field, frozen
 
 from agentcache.domain.guide import Guide
-from agentcache.domain.lineage import Step
 from agentcache.domain.logprobs import Logprobs
+from agentcache.domain.path import Step
 from agentcache.domain.request import Sampling
 from agentcache.domain.tokens import Tokens, tokens
 
