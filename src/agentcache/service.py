@@ -215,8 +215,10 @@ class Service(Agents):
         return RunningTurn(request.id, admitted, request.reading, ticket, events, self._loop)
 
     def _prepared(self, ask: Ask) -> TurnRequest:
+        conductor = self._loop.conductor
+        conductor.planner.check_queue()  # before a turn costs anything that would be refused anyway
         patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
-        return prepared(ask, self._loop.conductor, self._clock.monotonic() + patience)
+        return prepared(ask, conductor, self._clock.monotonic() + patience)
 
     async def _admitted(self, events: "asyncio.Queue[Event | AgentCacheError]") -> Admitted:
         event = await events.get()

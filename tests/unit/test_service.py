@@ -213,6 +213,27 @@ class TestRefusals:
         assert patient.deadline == running.world.clock.now + 60
         assert running.service._prepared(ask_long()).deadline == patient.deadline
 
+    def test_a_turn_that_a_full_queue_refuses_is_not_even_rendered(self, running: Looped) -> None:
+        unrenderable = Ask(Identity(), Conversation(()))
+
+        async def story() -> None:
+            turn = await running.service.begin(ask_long())
+            waiting = [asyncio.create_task(running.service.begin(ask_long(name))) for name in "bc"]
+            while await places_taken(running) != 3:
+                pass
+            with pytest.raises(Overloaded):
+                await running.service.begin(unrenderable)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await turn.cancel()
+            while await places_taken(running):
+                pass
+            with pytest.raises(InvalidRequest):
+                await running.service.begin(unrenderable)
+
+        run(story())
+
     def test_a_full_queue_refuses_at_once(self, running: Looped) -> None:
         async def story() -> None:
             turn = await running.service.begin(ask_long())

@@ -99,9 +99,7 @@ class Planner:
             raise InvalidRequest("the prompt is empty", "messages")
         if length >= most:
             raise PromptTooLong(tokens=length, limit=most - 1)
-        if len(self._queue) >= self.limits.queue:
-            waiting = f"{len(self._queue)} turns are waiting already"
-            raise Overloaded(waiting, self._retry_after(), "queue_full")
+        self.check_queue()
         self._numbers += 1
         wanted = most if request.max_tokens is None else request.max_tokens
         room = min(wanted, most - length)
@@ -111,6 +109,12 @@ class Planner:
         self._agents.add(turn)
         self._wait(turn)
         return turn
+
+    def check_queue(self) -> None:
+        """Raise Overloaded while as many turns wait as may. For any thread."""
+        if (waiting := len(self._queue)) >= self.limits.queue:
+            problem = f"{waiting} turns are waiting already"
+            raise Overloaded(problem, self._retry_after(), "queue_full")
 
     def fetched(self, number: int) -> None:
         """What the turn's `Start` asked for is restored."""
