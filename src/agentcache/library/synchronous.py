@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -26,6 +27,9 @@ from agentcache.ports.engine import ModelCard
 from agentcache.service import Service
 
 T = TypeVar("T")
+
+# A signal that comes just before the thread blocks is seen only when it wakes: that is how often.
+_SIGNAL_SECONDS = 0.2
 
 
 @define(eq=False)
@@ -49,6 +53,8 @@ class _LoopThread:
             raise Closed()
         future = asyncio.run_coroutine_threadsafe(make(), self._loop)
         try:
+            while not future.done():
+                wait((future,), timeout=_SIGNAL_SECONDS)
             return future.result()
         except BaseException:
             future.cancel()
