@@ -8,7 +8,6 @@ it had, and everything before it can be given up.
 """
 
 import logging
-from collections import deque
 from functools import partial
 from itertools import zip_longest
 
@@ -19,7 +18,7 @@ from agentcache.domain.errors import IntegrityError
 from agentcache.domain.path import Match, Step
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
-from agentcache.domain.session import Cursor, SessionKey
+from agentcache.domain.session import Cursor
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import tokens
 from agentcache.fetcher import Fetcher
@@ -33,9 +32,9 @@ MOST_CHILDREN = 64
 
 @frozen
 class _Run:
-    """Neighbours that are being merged, on the path of `session`, under a model's `spec`."""
+    """Neighbours that are being merged, on the path to `end`, under a model's `spec`."""
 
-    session: SessionKey
+    end: bytes
     spec: CacheSpec
     steps: tuple[Step, ...]
 
@@ -53,15 +52,16 @@ class _Run:
 
 @define(eq=False)
 class Compactor:
-    """Merges one run of neighbours at a time, on the paths of sessions that had a turn.
+    """Merges one run of neighbours at a time, on paths that have grown.
 
-    Called on the engine thread. Segments that anybody holds, but for pins, are left alone, and so
+    Those are the paths of sessions that had a turn, and those that it is told to `visit`. Called on
+    the engine thread. Segments that anybody holds, but for pins, are left alone, and so
     is what has no room for a second copy. Once it shall `rest`, it begins nothing any more.
     """
 
     keeper: Keeper
     fetcher: Fetcher
-    _due: "deque[SessionKey]" = field(factory=deque, init=False)
+    _due: dict[bytes, None] = field(factory=dict, init=False)  # the last segments of paths
     _busy: bool = field(default=False, init=False)
     _resting: bool = field(default=False, init=False)
 
@@ -69,24 +69,32 @@ class Compactor:
         """Begin nothing any more."""
         self._resting = True
 
+    def visit(self, end: bytes) -> None:
+        """The path to the segment `end` has grown: look at it when there is work to be done."""
+        self._due[end] = None
+
     def work(self, quiet: bool) -> None:
         """Begin with the next run, if there is any and the last one is done.
 
         Where only the ends of segments are places to continue, running turns may count on one that
         would go: there it takes `quiet`, that there are no turns.
         """
-        self._due.extend(key for key in self.keeper.take_grown() if key not in self._due)
         if self._busy or self._resting or not (quiet or self.keeper.spec.interior_restorable):
             return
+        for session in map(self.keeper.registry.get, self.keeper.take_grown()):
+            if session is not None and session.cursor is not None:
+                self.visit(session.cursor.key)
         while self._due and not self._busy:
-            run = self._next_run(self._due.popleft())
+            end = next(iter(self._due))
+            del self._due[end]
+            run = self._next_run(end)
             if run is not None and self._has_room(run):
                 self._begin(run)
 
     # -- choosing ----------------------------------------------------------------------------
 
-    def _next_run(self, key: SessionKey) -> _Run | None:
-        path = self._path(key)
+    def _next_run(self, end: bytes) -> _Run | None:
+        path = self._path(end)
         links = self._links(path)
         every_row = self.keeper.spec.interior_restorable
         found = small_run(links) if every_row else checkpoint_run(links)
@@ -94,15 +102,12 @@ class Compactor:
             return None
         steps = list(path.steps[found.start : found.stop])
         steps[-1] = Step(steps[-1].segment, steps[-1].segment.stop)  # nothing of the last is lost
-        return _Run(key, self.keeper.spec, tuple(steps))
+        return _Run(end, self.keeper.spec, tuple(steps))
 
-    def _path(self, key: SessionKey) -> Match:
-        """The path to the end of the segment that the session stands in."""
-        session, lineage = self.keeper.registry.get(key), self.keeper.lineage
-        if session is None or session.cursor is None:
-            return Match()
-        last = lineage[session.cursor.key]
-        return lineage.path(Cursor(last.key, last.stop))
+    def _path(self, end: bytes) -> Match:
+        """The path to the end of the segment `end`; nothing if it is not there any more."""
+        lineage = self.keeper.lineage
+        return lineage.path(Cursor(end, lineage[end].stop)) if end in lineage else Match()
 
     def _links(self, path: Match) -> list[Link]:
         links = []
@@ -176,11 +181,11 @@ class Compactor:
             log.exception("%d segments could not be merged", len(run.steps))
             self.keeper.outbox.discard(merged.key)
             return
-        self._due.append(run.session)
+        self.visit(run.end if run.end in self.keeper.lineage else merged.key)
 
     def _is_still_there(self, run: _Run) -> bool:
         """Whether the run could be chosen now, as it was."""
-        path, first = self._path(run.session), run.steps[0].segment.key
+        path, first = self._path(run.end), run.steps[0].segment.key
         if run.spec is not self.keeper.spec or first not in path.keys:
             return False
         at = path.keys.index(first)

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 from attrs import define, field, frozen
 
+from agentcache.compactor import Compactor
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.path import Match
 from agentcache.domain.plan import Park
@@ -79,12 +80,15 @@ class Kept:
 class PrefixStore:
     """Keeps the rows of token sequences and gives back those of the longest known prefix.
 
-    Safe to call from any thread, one call at a time; every method raises ValueError after `close`.
+    What was kept piece by piece is put together, a step with each call and the rest in `flush` and
+    `close`: see `Compactor`. Safe to call from any thread, one call at a time; every method raises
+    ValueError after `close`.
     """
 
     root: bytes
     _keeper: Keeper
     _fetcher: Fetcher
+    _compactor: Compactor
     _posted: "SimpleQueue[Callable[[], None]]"
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
     _closed: bool = field(default=False, init=False)
@@ -122,7 +126,7 @@ class PrefixStore:
             salt,
         )
         fetcher = Fetcher(origin.spec, stores.codec, stores.segments)
-        return cls(root, keeper, fetcher, posted)
+        return cls(root, keeper, fetcher, Compactor(keeper, fetcher), posted)
 
     @property
     def spec(self) -> CacheSpec:
@@ -171,25 +175,28 @@ class PrefixStore:
             before = self._keeper.lineage.match(self.root, ids).length
             park = Park(_CALLER, self.root, ids, (len(ids),))
             path = self._keeper.keep(source, park)
-            durable: list[bool] = []
-            self._keeper.write(path, None, durable.append)
-            while wait and not durable:
-                self._posted.get()()
+            durable = self._write(path, wait)
             self._keeper.trim()
-            problem = None if all(durable) else self._keeper.read_only
-            return Kept(path.length - before, durable[0] if durable else None, problem)
+            self._compactor.work(quiet=True)
+            problem = self._keeper.read_only if durable is False else None
+            return Kept(path.length - before, durable, problem)
 
     def flush(self) -> None:
-        """Wait until nothing is left to be written."""
+        """Wait until nothing is left to be written, or to be put together."""
         with self._lock:
             self._catch_up()
             while self._keeper.is_writing:
                 self._posted.get()()
+                self._compactor.work(quiet=True)
 
     def close(self) -> None:
         """Write what is left to be written, and close the catalogue."""
         with self._lock:
-            if not self._closed:
+            if self._closed:
+                return
+            try:
+                self.flush()
+            finally:
                 self._closed = True
                 self._keeper.writer.close()
                 self._fetcher.close()
@@ -200,11 +207,26 @@ class PrefixStore:
             self._keeper.check_integrity()
             self._keeper.lineage.check_integrity()
 
+    def _write(self, path: Match, wait: bool) -> bool | None:
+        """Have the path written; returns whether it is, None if nobody knows yet."""
+        written: list[bool] = []
+
+        def done(durable: bool) -> None:
+            written.append(durable)
+            if path.cursor is not None:
+                self._compactor.visit(path.cursor.key)
+
+        self._keeper.write(path, None, done)
+        while wait and not written:
+            self._posted.get()()
+        return written[0] if written else None
+
     def _catch_up(self) -> None:
         if self._closed:
             raise ValueError("the prompt caches are closed: open them again")
         while not self._posted.empty():
             self._posted.get()()
+        self._compactor.work(quiet=True)
 
     def _match(self, ids: "Tokens[int]") -> Match:
         return self._keeper.lineage.match(self.root, ids, max(len(ids) - 1, 0))

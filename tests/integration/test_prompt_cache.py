@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agentcache.domain.compaction import MOST_SMALL
 from agentcache.domain.errors import AdapterError, HomeLocked, InvalidRequest, ModelError
 from agentcache.prompt_cache import Found, PromptCaches, prompt_caches
 from tests.tiny_models import tiny_llama
@@ -108,6 +109,24 @@ def test_only_new_rows_are_encoded(loaded, caches: PromptCaches) -> None:
     run(loaded[0], OTHER[:10], cache)
     assert caches.commit([*PROMPT, *OTHER[:10]], cache).new == 10
     assert caches.memory_bytes - before == before * 10 // len(PROMPT)
+
+
+def test_a_conversation_of_many_commits_lies_in_few_files_and_comes_back_to_the_bit(
+    loaded, home: Path
+) -> None:
+    model, _ = loaded
+    ids, cache = PROMPT[:60], a_cache(model, PROMPT[:60])
+    with prompt_caches(model, home=home) as caches:
+        caches.commit(ids, cache)
+        for token in PROMPT[60:100]:
+            run(model, [token], cache)
+            ids = [*ids, token]
+            caches.commit(ids, cache)
+    assert len(list((home / "segments").rglob("*.safetensors"))) < MOST_SMALL
+    with prompt_caches(model, home=home) as caches:
+        found = caches.fetch([*ids, 5])
+        assert found.restored == len(ids)
+        assert rows(found.cache) == rows(cache)
 
 
 def test_what_somebody_does_with_a_cache_is_seen_by_nobody_else(

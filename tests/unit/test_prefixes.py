@@ -11,6 +11,7 @@ from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.adapters.memory.session_store import MemorySessionStore
 from agentcache.adapters.memory.telemetry import NullTelemetry
+from agentcache.domain.compaction import MOST_SMALL
 from agentcache.domain.errors import SegmentCorrupt
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import CacheSpec
@@ -124,6 +125,84 @@ def test_a_longer_conversation_adds_its_own_rows(home: Home, store: PrefixStore)
     blank = Blank(home)
     assert store.restore(tokens([*longer, 5]), blank) == len(longer)
     assert same_bits(blank.rows, home.rows_of(longer).export(0, 0, len(longer)))
+
+
+STEPS = range(len(PROMPT), len(PROMPT) + 2 * 40 + 1, 2)
+
+
+def longer(stop: int) -> list[int]:
+    return [*PROMPT, *(5 * n % 250 + 3 for n in range(len(PROMPT), stop))]
+
+
+class TestKeptPieceByPiece:
+    """A conversation whose every step is kept."""
+
+    def test_it_is_put_together_and_comes_back_to_the_bit(
+        self, home: Home, store: PrefixStore
+    ) -> None:
+        whole = longer(STEPS[-1])
+        for stop in STEPS:
+            store.keep(tokens(whole[:stop]), home.rows_of(whole[:stop]))
+        store.flush()
+        store.check_integrity()
+        assert pieces(store, whole) < MOST_SMALL < len(STEPS)
+        assert len(home.segments._kept) == pieces(store, whole)
+        blank = Blank(home)
+        assert store.restore(tokens([*whole, 5]), blank) == len(whole)
+        assert same_bits(blank.rows, home.rows_of(whole).export(0, 0, len(whole)))
+
+    def test_also_when_nobody_waits_for_it(self, home: Home, store: PrefixStore) -> None:
+        whole = longer(STEPS[-1])
+        for stop in STEPS:
+            store.keep(tokens(whole[:stop]), home.rows_of(whole[:stop]), wait=False)
+        store.flush()
+        assert pieces(store, whole) < MOST_SMALL
+
+    def test_also_when_the_home_is_opened_anew_for_every_step(self, home: Home) -> None:
+        whole = longer(STEPS[-1])
+        blank = Blank(home)
+        for stop in STEPS:
+            once = home.open()
+            once.keep(tokens(whole[:stop]), home.rows_of(whole[:stop]))
+            once.close()
+            home.sessions = home.sessions.reopened()
+        last = home.open()
+        assert pieces(last, whole) < MOST_SMALL
+        assert last.restore(tokens([*whole, 5]), blank) == len(whole)
+        assert same_bits(blank.rows, home.rows_of(whole).export(0, 0, len(whole)))
+        home.close(last)
+
+    def test_what_parts_from_it_stays_whole(self, home: Home, store: PrefixStore) -> None:
+        whole, blank = longer(STEPS[-1]), Blank(home)
+        parted = [*whole[: STEPS[9]], *PROMPT]
+        for stop in STEPS:
+            store.keep(tokens(whole[:stop]), home.rows_of(whole[:stop]))
+            if stop == STEPS[9]:
+                store.keep(tokens(parted), home.rows_of(parted))
+        store.flush()
+        store.check_integrity()
+        assert store.restore(tokens([*parted, 5]), blank) == len(parted)
+        assert same_bits(blank.rows, home.rows_of(parted).export(0, 0, len(parted)))
+
+    def test_a_home_that_takes_nothing_any_more_keeps_the_chain(self, home: Home) -> None:
+        whole = longer(STEPS[-1])
+        store = home.open()
+        for stop in STEPS[:5]:
+            store.keep(tokens(whole[:stop]), home.rows_of(whole[:stop]))
+        home.segments.problem = OSError("the disk is on fire")
+        for stop in STEPS[5:]:
+            store.keep(tokens(whole[:stop]), home.rows_of(whole[:stop]))
+        store.flush()
+        assert store.restore(tokens([*whole, 5]), Blank(home)) == len(whole)
+        home.segments.problem = None
+        more = longer(STEPS[-1] + 2)
+        assert store.keep(tokens(more), home.rows_of(more)).durable
+        home.close(store)
+
+
+def pieces(store: PrefixStore, ids: list[int]) -> int:
+    """How many segments the rows of `ids` lie in."""
+    return len(store._match(tokens([*ids, 5])).steps)
 
 
 def test_whoever_opens_the_stores_next_finds_the_rows(home: Home) -> None:
