@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import httpx
-from attrs import define, field
+from attrs import define, field, frozen
 from starlette.applications import Starlette
 
 from agentcache.adapters.http.app import create_app
@@ -17,6 +18,7 @@ from agentcache.domain.errors import TurnCancelled
 from agentcache.domain.events import Admitted, Delta, Ended
 from agentcache.domain.request import Finish, Miss, Tier
 from agentcache.domain.spec import CacheSpec, LayerSpec
+from agentcache.inbox import Inbox
 from agentcache.ports.engine import ModelCard
 from agentcache.service import Ask, Health
 
@@ -28,6 +30,13 @@ HELLO = (Delta("Hel", 1), Delta("", 1), Delta("lo", 1), Ended(Finish.STOP, 7, 5,
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
 
+@frozen
+class Told:
+    """One thing that a turn says; the None of an inbox is a pause."""
+
+    said: Said
+
+
 @define(eq=False)
 class ScriptedTurn:
     """Says what it is told to. `cancelled` is set when its place is given back before its end."""
@@ -37,16 +46,24 @@ class ScriptedTurn:
     reading: Reading = field(factory=Reading)
     cancelled: asyncio.Event = field(factory=asyncio.Event, init=False)
     over: bool = field(default=False, init=False)
-    _events: "asyncio.Queue[Said]" = field(factory=asyncio.Queue, init=False)
+    _inbox: "Inbox[Told]" = field(factory=Inbox, init=False)
 
     def tell(self, *events: Said) -> None:
         for event in events:
             self.over = self.over or not isinstance(event, Delta)
-            self._events.put_nowait(event)
+            self._inbox.put(Told(event))
 
     async def __aiter__(self) -> AsyncIterator[Delta | Ended]:
+        async for event in self.events():
+            if event is not None:
+                yield event
+
+    async def events(self, pause: float = math.inf) -> AsyncGenerator[Delta | Ended | None]:
         while True:
-            event = await self._events.get()
+            if (told := await self._inbox.get(pause)) is None:
+                yield None
+                continue
+            event = told.said
             if isinstance(event, Exception):
                 raise event
             if event is not None:

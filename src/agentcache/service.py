@@ -6,8 +6,10 @@ is said until it `Ended`. Nothing here blocks the event loop, and nothing here t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -26,6 +28,7 @@ from agentcache.domain.errors import (
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
 from agentcache.domain.request import Finish, TurnRequest
+from agentcache.inbox import Bell, Inbox
 from agentcache.loop import EngineLoop, Ticket
 from agentcache.model_shelf import ModelShelf
 from agentcache.porting import Porter
@@ -57,26 +60,36 @@ class RunningTurn:
     admitted: Admitted
     reading: Reading
     _ticket: Ticket
-    _events: "asyncio.Queue[Event | AgentCacheError]"
+    _inbox: Inbox[Event | AgentCacheError]
     _loop: EngineLoop
     _over: bool = field(default=False, init=False)
     _cancelled: bool = field(default=False, init=False)
 
     async def __aiter__(self) -> AsyncIterator[Delta | Ended]:
-        """What is said, as it is said; the last item is Ended.
+        """What is said, as it is said; the last item is Ended. Raises what `events` raises."""
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if event is not None:
+                    yield event
+
+    async def events(self, pause: float = math.inf) -> AsyncGenerator[Delta | Ended | None]:
+        """The same, and None whenever nothing was said for `pause` seconds.
 
         Raises TurnFailed, TurnCancelled or Unavailable when the turn ends otherwise.
         """
-        while not self._over:
-            event = await self._events.get()
-            if isinstance(event, AgentCacheError):
-                self._over = True
-                raise event
-            if isinstance(event, Ended):
-                self._over = True
-                _raise_unless_complete(event)
-            if not isinstance(event, Admitted):
-                yield event
+        try:
+            while not self._over:
+                event = await self._inbox.get(pause)
+                if isinstance(event, AgentCacheError):
+                    self._over = True
+                    raise event
+                if isinstance(event, Ended):
+                    self._over = True
+                    _raise_unless_complete(event)
+                if not isinstance(event, Admitted):
+                    yield event
+        finally:
+            self._inbox.close()
 
     async def cancel(self) -> None:
         """Stop it: its place is free within a step, what it computed is kept. Idempotent."""
@@ -96,6 +109,7 @@ class Service(Agents):
     _patience: float = 60.0
     _shelf: ModelShelf | None = None
     _porter: Porter | None = None
+    _bell: Bell | None = field(default=None, init=False)
 
     @property
     def model(self) -> ModelCard:
@@ -198,21 +212,16 @@ class Service(Agents):
 
     async def _begun(self, ask: Ask) -> RunningTurn:
         request = await asyncio.to_thread(self._prepared, ask)
-        here = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | AgentCacheError] = asyncio.Queue()
-
-        def emit(event: Event | AgentCacheError) -> None:
-            with suppress(RuntimeError):  # the event loop is closed: nobody listens any more
-                here.call_soon_threadsafe(events.put_nowait, event)
-
+        inbox: Inbox[Event | AgentCacheError] = Inbox()
+        emit = partial(self._bell_here().put, inbox)
         submitted = asyncio.wrap_future(self._loop.submit(request, emit))
         try:
             ticket = await asyncio.shield(submitted)
-            admitted = await self._admitted(events)
+            admitted = await self._admitted(inbox)
         except asyncio.CancelledError:
             submitted.add_done_callback(self._cancel_submitted)
             raise
-        return RunningTurn(request.id, admitted, request.reading, ticket, events, self._loop)
+        return RunningTurn(request.id, admitted, request.reading, ticket, inbox, self._loop)
 
     def _prepared(self, ask: Ask) -> TurnRequest:
         conductor = self._loop.conductor
@@ -220,8 +229,15 @@ class Service(Agents):
         patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
         return prepared(ask, conductor, self._clock.monotonic() + patience)
 
-    async def _admitted(self, events: "asyncio.Queue[Event | AgentCacheError]") -> Admitted:
-        event = await events.get()
+    def _bell_here(self) -> Bell:
+        """The bell of the running event loop, of which there is one for all turns."""
+        here = asyncio.get_running_loop()
+        if self._bell is None or self._bell.loop is not here:
+            self._bell = Bell(here)
+        return self._bell
+
+    async def _admitted(self, inbox: Inbox[Event | AgentCacheError]) -> Admitted:
+        event = await inbox.get()
         if isinstance(event, AgentCacheError):
             raise event
         if isinstance(event, Ended):

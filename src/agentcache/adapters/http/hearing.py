@@ -5,7 +5,6 @@ from contextlib import aclosing
 
 from attrs import frozen
 
-from agentcache.adapters.http.sse import events_or_pauses
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import ToolCall
 from agentcache.domain.errors import TurnCancelled, TurnFailed
@@ -43,7 +42,7 @@ async def hear(turn: RunningTurn, pause: float) -> AsyncGenerator[Heard | Ended 
     Raises TurnFailed, TurnCancelled or Unavailable when the turn ends otherwise.
     """
     reader, ended = turn.reading.reader(), False
-    async with aclosing(events_or_pauses(turn, pause)) as events:
+    async with aclosing(turn.events(pause)) as events:
         async for event in events:
             if event is None:
                 yield None

@@ -15,6 +15,7 @@ from agentcache.adapters.http.errors import answer_error
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
 CLIENT_GONE = 499  # as nginx logs it; nobody is there to receive a status
 _HEADERS = "agentcache.headers"
+_SEND = "agentcache.send"
 _ALWAYS = {  # nothing here is a page, and nothing may be taken for one, framed or kept by a proxy
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -28,6 +29,14 @@ def add_headers(scope: Scope, headers: Mapping[str, str]) -> None:
     scope.setdefault(_HEADERS, {}).update(headers)
 
 
+def straight(scope: Scope, send: Send) -> Send:
+    """For what comes after the start of an answer: a `send` past all layers between, for which that
+    was all they had to see.
+    """
+    found: Send = scope.get(_SEND, send)
+    return found
+
+
 @define(eq=False)
 class RequestScope:
     """ASGI middleware that no error leaves; of what clients wrote, only paths are logged."""
@@ -38,6 +47,7 @@ class RequestScope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope[_SEND] = send
         answer = _Answer(send, f"req_{uuid4().hex}", scope.setdefault(_HEADERS, {}))
         with bound_contextvars(request=answer.request):
             try:

@@ -1,7 +1,7 @@
 """Server-sent events: a turn's events as a stream that keeps alive and ends with its client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
-from agentcache.domain.events import Delta, Ended
+from agentcache.adapters.http.request_scope import straight
 from agentcache.service import RunningTurn
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -32,41 +32,6 @@ def on_one_line(value: msgspec.Struct) -> bytes:
     return encoded
 
 
-async def events_or_pauses(
-    turn: AsyncIterable[Delta | Ended], pause: float
-) -> AsyncGenerator[Delta | Ended | None]:
-    """The turn's events, and None whenever there was none for `pause` seconds."""
-    told: asyncio.Queue[Delta | Ended | None] = asyncio.Queue()
-    listening = asyncio.create_task(_listen(turn, told))
-    alarm = _alarm(told, pause)
-    try:
-        while not (listening.done() and told.empty()):
-            event = await told.get()
-            alarm.cancel()
-            if event is not None or not listening.done():
-                yield event
-            alarm = _alarm(told, pause)
-        await listening  # raises what ended it
-    finally:
-        alarm.cancel()
-        if not listening.cancel() and not listening.cancelled():
-            listening.exception()  # nobody is there to be told
-
-
-def _alarm(told: "asyncio.Queue[Delta | Ended | None]", pause: float) -> asyncio.TimerHandle:
-    return asyncio.get_running_loop().call_later(pause, told.put_nowait, None)
-
-
-async def _listen(
-    turn: AsyncIterable[Delta | Ended], told: "asyncio.Queue[Delta | Ended | None]"
-) -> None:
-    try:
-        async for event in turn:
-            told.put_nowait(event)
-    finally:
-        told.put_nowait(None)  # whoever waits for more looks again
-
-
 class TurnStream(StreamingResponse):
     """Sends `frames` for as long as the client is there; then the turn's place is given back."""
 
@@ -82,9 +47,20 @@ class TurnStream(StreamingResponse):
         self._edge, self._turn, self._frames = edge, turn, frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Not the inherited one: that notices a lost client only by some servers' help."""
+        """Not the inherited one: that notices a lost client only by some servers' help.
+
+        The frames are sent by a task of their own, because each of them would wake every layer of
+        the application that awaits this call.
+        """
         try:
             async with while_connected(receive), aclosing(self._frames):
-                await self.stream_response(send)
+                start = {"type": "http.response.start", "status": self.status_code}
+                await send({**start, "headers": self.raw_headers})
+                await asyncio.create_task(self._send_frames(straight(scope, send)))
         finally:
             await self._edge.end(self._turn)
+
+    async def _send_frames(self, send: Send) -> None:
+        async for frame in self._frames:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
