@@ -22,6 +22,7 @@ from agentcache.adapters.disk.home import Home
 from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.adapters.memory.telemetry import RecordingTelemetry
 from agentcache.compactor import Compactor
+from agentcache.disk_room import DiskRoom
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.path import Match
 from agentcache.domain.plan import Park
@@ -31,7 +32,9 @@ from agentcache.domain.spec import CacheSpec, LayerSpec
 from agentcache.domain.tokens import Tokens, tokens
 from agentcache.fetcher import Fetched, Fetcher
 from agentcache.keeper import Keeper
+from agentcache.outbox import Outbox
 from agentcache.ports.rows import Rows, empty_rows
+from agentcache.tiers import Tiers
 from agentcache.writer import Writer
 
 SPEC = CacheSpec((LayerSpec.full(3, 64),) * 30)  # smollm2-135m
@@ -111,10 +114,9 @@ def bench(home: Path, name: str, rows: Rows) -> Iterator[Bench]:
         segments = DiskSegmentStore.open(opened.segments, opened.quarantine)
         writer = Writer(segments, SqliteSessionStore.open(opened.catalogue))
         writer.open()
-        keeper = Keeper(
-            SPEC, codec(name), Lineage(SPEC), SessionRegistry(), writer, telemetry, inbox.put,
-            warm_cap=0, cold_cap=1 << 40,
-        )  # fmt: skip
+        outbox = Outbox(Lineage(SPEC), SessionRegistry(), writer, inbox.put)
+        tiers = Tiers(outbox, telemetry, warm_cap=0)
+        keeper = Keeper(SPEC, codec(name), tiers, DiskRoom(tiers, cap=1 << 40))
         fetcher = Fetcher(SPEC, codec(name), segments)
         compactor, tolerance = Compactor(keeper, fetcher), 0.0 if name == "native" else 0.5
         yield Bench(keeper, compactor, fetcher, telemetry, rows, inbox, tolerance)

@@ -272,9 +272,9 @@ class World:
     def leave_warm(self) -> None:
         """Let every segment leave RAM that is in the home."""
         keeper = self.conductor.keeper
-        cap, keeper.warm_cap = keeper.warm_cap, 0
-        keeper.trim()
-        keeper.warm_cap = cap
+        cap, keeper.tiers.warm_cap = keeper.tiers.warm_cap, 0
+        keeper.tiers.trim()
+        keeper.tiers.warm_cap = cap
 
     def go_cold(self) -> None:
         """Let everything leave RAM."""
@@ -311,9 +311,9 @@ class World:
         conductor.check_integrity()
         assert (conductor._speeches, conductor._spans, conductor.planner.turns) == ({}, {}, {})
         keeper = conductor.keeper
-        assert self.holds() == sum(map(len, keeper.pins.paths.values()))
-        assert keeper.lineage.nbytes(Tier.WARM) <= keeper.warm_cap
-        assert keeper.cold_bytes <= keeper.cold_cap
+        assert self.holds() == sum(map(len, keeper.tiers.pins.paths.values()))
+        assert keeper.lineage.nbytes(Tier.WARM) <= keeper.tiers.warm_cap
+        assert keeper.room.cold_bytes <= keeper.room.cap
         hot.drop_resting()
         assert hot.pool.free == hot.pool.total
         conductor.round()

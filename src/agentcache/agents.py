@@ -131,7 +131,7 @@ class Agents:
             hot = conductor.planner.hot
             if (resting := hot.resting(session.key)) is not None:
                 hot.drop(resting)
-            conductor.keeper.forget(session.key, done)
+            conductor.keeper.tiers.forget(session.key, done)
 
         await self._committed(change)
 
@@ -148,7 +148,7 @@ class Agents:
             if _is_busy(conductor, session.key):
                 raise AgentBusy(session.name)
             if session.messages[-1].turn == turn and session.name.startswith(NAMELESS):
-                conductor.keeper.forget(session.key, done)
+                conductor.keeper.tiers.forget(session.key, done)
             else:
                 messages = (
                     evolve(one, turn=None) if one.turn == turn else one for one in session.messages

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from attrs import evolve, frozen
 
 from agentcache.conductor import Conductor
+from agentcache.disk_room import DiskRoom, boundless
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits
@@ -14,8 +15,8 @@ from agentcache.domain.pool import BLOCK_TOKENS, BlockPool
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.spec import CacheSpec
 from agentcache.fetcher import Fetcher
-from agentcache.keeper import Keeper, boundless
-from agentcache.outbox import Post
+from agentcache.keeper import Keeper
+from agentcache.outbox import Outbox, Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import Engine, ModelCard
@@ -25,6 +26,7 @@ from agentcache.ports.session_store import SessionStore
 from agentcache.ports.telemetry import Telemetry
 from agentcache.ports.tokenizer import Tokenizer
 from agentcache.rendering import PromptBuilder
+from agentcache.tiers import Tiers
 from agentcache.writer import Writer
 
 HOT_SHARE = 0.5
@@ -123,19 +125,10 @@ class Assembly:
         )
 
     def _keeper(self, spec: CacheSpec, writer: Writer, post: Post) -> Keeper:
-        return Keeper(
-            spec=spec,
-            codec=self.codec,
-            lineage=Lineage(spec, self.least_shared),
-            registry=SessionRegistry(),
-            writer=writer,
-            telemetry=self.telemetry,
-            post=post,
-            warm_cap=self.budgets.warm,
-            cold_cap=self.budgets.disk,
-            disk_floor=self.budgets.disk_floor,
-            free_bytes=self.free_bytes,
-        )
+        outbox = Outbox(Lineage(spec, self.least_shared), SessionRegistry(), writer, post)
+        tiers = Tiers(outbox, self.telemetry, self.budgets.warm)
+        room = DiskRoom(tiers, self.budgets.disk, self.budgets.disk_floor, self.free_bytes)
+        return Keeper(spec, self.codec, tiers, room)
 
     def _planner(self, card: ModelCard, lineage: Lineage) -> Planner:
         hot = HotTier(BlockPool(self.budgets.blocks(card.spec)), price(card.spec))

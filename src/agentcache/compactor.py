@@ -124,7 +124,7 @@ class Compactor:
         return (
             lineage.resides(segment.key, Tier.COLD)
             and segment.key not in outbox.writing
-            and lineage.holds(segment.key) == self.keeper.pins.count(segment.key)
+            and lineage.holds(segment.key) == self.keeper.tiers.pins.count(segment.key)
             and len(followers) <= MOST_CHILDREN
             and all(lineage.resides(one.key, Tier.COLD) for one in followers)
             and not any(one.key in outbox.writing for one in followers)
@@ -147,14 +147,14 @@ class Compactor:
         )
 
     def _has_room(self, run: _Run) -> bool:
-        return self.keeper.fits(weight(run.segments))
+        return self.keeper.room.fits(weight(run.segments))
 
     # -- doing it ----------------------------------------------------------------------------
 
     def _begin(self, run: _Run) -> None:
         self._busy = True
         took = self.keeper.outbox.expecting(partial(self._joined, run))
-        self.fetcher.join(run.steps, self.keeper.warm, took)
+        self.fetcher.join(run.steps, self.keeper.tiers.warm, took)
 
     def _joined(self, run: _Run, made: Payload | Exception) -> None:
         if isinstance(made, Exception) or not self._is_still_there(run):
@@ -176,7 +176,7 @@ class Compactor:
             self.keeper.outbox.discard(merged.key)
             return
         try:
-            self.keeper.replace(run.segments, merged, payload)
+            self.keeper.tiers.replace(run.segments, merged, payload)
         except IntegrityError:  # chains may stay long; turns go on
             log.exception("%d segments could not be merged", len(run.steps))
             self.keeper.outbox.discard(merged.key)

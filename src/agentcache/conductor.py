@@ -139,8 +139,8 @@ class Conductor:
             "pool_blocks_free": pool.free,
             "hot_bytes": self.engine.held_bytes(),
             "warm_bytes": lineage.nbytes(Tier.WARM),
-            "cold_bytes": self.keeper.cold_bytes,
-            "write_queue_bytes": self.keeper.writer.waiting_bytes,
+            "cold_bytes": self.keeper.room.cold_bytes,
+            "write_queue_bytes": self.keeper.outbox.writer.waiting_bytes,
             "read_only": float(self.keeper.read_only is not None),
         }
 
@@ -158,7 +158,7 @@ class Conductor:
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every owner of state agrees with itself and the others."""
         self.planner.check_integrity()
-        self.keeper.check_integrity()
+        self.keeper.tiers.check_integrity()
 
     def dismiss(self) -> None:
         """Drop the model, and nothing else: what the keeper keeps can serve another one."""
@@ -168,7 +168,7 @@ class Conductor:
     def close(self) -> None:
         """Finish what is being read and written, and drop the model."""
         self.fetcher.close()
-        self.keeper.writer.close()
+        self.keeper.outbox.writer.close()
         self.engine.close()
 
     @property
@@ -207,7 +207,7 @@ class Conductor:
             fetched = partial(self._fetched, start, self.clock.monotonic())
             self.fetcher.fetch(
                 start.steps,
-                self.keeper.warm,
+                self.keeper.tiers.warm,
                 rows,
                 lambda found: self.post(partial(fetched, found)),
             )
@@ -221,14 +221,14 @@ class Conductor:
     def _fetched(self, start: Start, began: float, found: Fetched) -> None:
         if found.read:
             self.telemetry.loaded(len(found.read), sum(one.nbytes for _, one in found.read))
-        self.keeper.promote(found.read)
+        self.keeper.tiers.promote(found.read)
         if found.failed:
-            self.keeper.discard(found.failed)
+            self.keeper.tiers.discard(found.failed)
             self.planner.fetch_failed(start.turn)
         elif self._guarded(start.turn, lambda: self.engine.adopt(start.sequence, start.restore)):
             self._count_restored(start, self.clock.monotonic() - began)
             self.planner.fetched(start.turn)
-        self.keeper.trim()  # the lease is over
+        self.keeper.tiers.trim()  # the lease is over
 
     # -- keeping -----------------------------------------------------------------------------
 

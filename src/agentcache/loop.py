@@ -4,15 +4,13 @@ This thread alone touches the engine, the planner, the lineage and the registry;
 and closes it, also when one model takes the place of another.
 """
 
-import gc
 import logging
 import queue
 import threading
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
-from typing import Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from attrs import define, field, frozen
 
@@ -20,31 +18,15 @@ from agentcache import native_end
 from agentcache.conductor import Conductor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.request import TurnRequest
-from agentcache.keeper import Keeper
-from agentcache.outbox import Post
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
 from agentcache.ports.telemetry import Telemetry
+from agentcache.resident import Assemble, Resident
 from agentcache.speech import Emit
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 GAUGE_SECONDS = 1.0
-
-
-class Assemble(Protocol):
-    """Makes conductors of one model. Called on the engine thread."""
-
-    def __call__(self, post: Post, /) -> Conductor:
-        """Open the home and load the model; `post` runs a call on the engine thread."""
-        ...
-
-    def succeed(self, keeper: Keeper, salt: bytes, post: Post, /) -> Conductor:
-        """Load the model where another one was; what `keeper` keeps, and its home, stay open.
-
-        When it raises, nothing of the model is left.
-        """
-        ...
 
 
 @frozen
@@ -64,13 +46,13 @@ class _Swap:
 
 @define(eq=False)
 class EngineLoop:
-    """Runs a conductor, which `assemble` makes on the loop's own thread, given the loop's `post`.
+    """Runs conductors, of which `assemble` makes the first, on the loop's own thread.
 
     `phase` is starting, serving, swapping, draining, stopped or failed. `opened` is done when it
-    serves, or holds what kept it from that. `beat` is when the last
-    round was done; `is_loading` while a model is loaded, which nothing can hurry. With `debug`,
-    every invariant is checked whenever there is nothing to do. Methods may be called from any
-    thread; what they are given to call back is called on the loop's.
+    serves, or holds what kept it from that. `beat` is when the last round was done; `is_loading`
+    while a model is loaded, which nothing can hurry. With `debug`, every invariant is checked
+    whenever there is nothing to do. Methods may be called from any thread; what they are given to
+    call back is called on the loop's.
     """
 
     assemble: Assemble
@@ -81,16 +63,18 @@ class EngineLoop:
     beat: float = field(default=0.0, init=False)
     is_loading: bool = field(default=False, init=False)
     problem: BaseException | None = field(default=None, init=False)
-    _conductor: Conductor | None = field(default=None, init=False)
+    _resident: Resident = field(init=False)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(factory=queue.SimpleQueue, init=False)
     opened: "Future[None]" = field(factory=Future, init=False)
     _over: threading.Event = field(factory=threading.Event, init=False)
     _stop_at: float | None = field(default=None, init=False)
     _swap: _Swap | None = field(default=None, init=False)
-    _models: int = field(default=0, init=False)  # that were loaded so far
-    _load_seconds: float = field(default=1.0, init=False)
     _gauged: float = field(default=0.0, init=False)
     _thread: threading.Thread = field(init=False)
+
+    @_resident.default
+    def _nothing_loaded(self) -> Resident:
+        return Resident(self.clock, self.post)
 
     @_thread.default
     def _not_started(self) -> threading.Thread:
@@ -99,9 +83,9 @@ class EngineLoop:
     @property
     def conductor(self) -> Conductor:
         """What the loop runs. Raises Unavailable where there is none: see `phase`."""
-        conductor = self._conductor
+        conductor = self._resident.conductor
         if conductor is None:
-            raise Unavailable(self.phase, self._load_seconds if self.is_loading else 1.0)
+            raise Unavailable(self.phase, self._resident.load_seconds if self.is_loading else 1.0)
         return conductor
 
     # -- from any thread ---------------------------------------------------------------------
@@ -178,16 +162,17 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            self._load(lambda: self.assemble(self.post))
+            with self._loading():
+                self._resident.load(self.assemble)
             self.opened.set_result(None)
             self._serve()
             self.phase = "stopped"
         except BaseException as error:
-            if self._models or not isinstance(error, AgentCacheError):
+            if self._resident.number or not isinstance(error, AgentCacheError):
                 log.exception("the engine thread ends")  # why it did not open is told by wait_open
             self.problem, self.phase = error, "failed"
-            if self._conductor is not None:
-                self._conductor.fail_all(Unavailable("failed"))
+            if self._resident.conductor is not None:
+                self._resident.conductor.fail_all(Unavailable("failed"))
             if not self.opened.done():
                 self.opened.set_exception(error)
         finally:
@@ -234,39 +219,28 @@ class EngineLoop:
 
     def _enqueue(self, conductor: Conductor, request: TurnRequest, emit: Emit) -> Ticket:
         self._check_open()
-        return Ticket(self._models, conductor.enqueue(request, emit))
+        return Ticket(self._resident.number, conductor.enqueue(request, emit))
 
     def _check_open(self) -> None:
         if self._stop_at is not None:
             raise Unavailable("draining")
         if self._swap is not None:
-            raise Unavailable("swapping", self._load_seconds)
+            raise Unavailable("swapping", self._resident.load_seconds)
 
     def _cancel(self, conductor: Conductor, ticket: Ticket) -> None:
-        if ticket.model == self._models:
+        if ticket.model == self._resident.number:
             conductor.planner.cancel(ticket.number)
 
     def _drain(self, until: float) -> None:
         self._stop_at = until
-        if self._conductor is not None:
+        conductor = self._resident.conductor
+        if conductor is not None:
             self.phase = "draining"
-            self._conductor.planner.refuse_waiting(Unavailable("draining"))
-            self._conductor.compactor.rest()
+            conductor.planner.refuse_waiting(Unavailable("draining"))
+            conductor.compactor.rest()
         self._end_swap(Unavailable("draining"))
 
     # -- another model -----------------------------------------------------------------------
-
-    def _load(self, make: Callable[[], Conductor]) -> None:
-        began, self.is_loading = self.clock.monotonic(), True
-        try:
-            self._conductor = make()
-        finally:
-            self.is_loading = False
-        self._models += 1
-        if self.beat:
-            self.beat = self.clock.monotonic()
-        self._load_seconds = max(1.0, self.clock.monotonic() - began)
-        self.phase = "serving" if self._stop_at is None else "draining"
 
     def _begin(self, swap: _Swap) -> None:
         if not swap.answer.set_running_or_notify_cancel():
@@ -278,7 +252,7 @@ class EngineLoop:
             swap.answer.set_exception(error)
             return
         self._swap, self.phase = swap, "swapping"
-        waiting.refuse_waiting(Unavailable("swapping", self._load_seconds))
+        waiting.refuse_waiting(Unavailable("swapping", self._resident.load_seconds))
         self.conductor.compactor.rest()
 
     def _end_swap(self, problem: Exception | None) -> None:
@@ -289,38 +263,25 @@ class EngineLoop:
             swap.answer.set_result(self.conductor.engine.card)
 
     def _exchange(self, swap: _Swap) -> None:
-        """Drop all of the old model before anything of the new one is there."""
-        keeper, salt = self.conductor.keeper, self.conductor.salt
-        self.conductor.dismiss()
-        self._conductor = None
-        problem = self._succeed(swap.assemble, keeper, salt)
-        if problem is None:
-            self.assemble = swap.assemble
-        elif (worse := self._succeed(self.assemble, keeper, salt)) is not None:
-            keeper.writer.close()
-            raise worse
+        with self._loading():
+            problem = self._resident.exchange(swap.assemble)
         self._end_swap(problem)
 
-    def _succeed(self, assemble: Assemble, keeper: Keeper, salt: bytes) -> Exception | None:
-        """Load a model; return why that failed, without anything that holds a part of it."""
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        self.is_loading = True
         try:
-            self._load(lambda: assemble.succeed(keeper, salt, self.post))
-        except Exception as error:
-            if not isinstance(error, AgentCacheError):
-                told = "".join(traceback.format_exception(error))  # text holds no frames
-                log.error("the model could not be loaded\n%s", told)
-            problem = _bare(error)
-        else:
-            return None
-        gc.collect()
-        return problem
+            yield
+            self.phase = "serving" if self._stop_at is None else "draining"
+        finally:
+            if self.beat:  # before anybody thinks that the thread was silent for so long
+                self.beat = self.clock.monotonic()
+            self.is_loading = False
 
     def _close(self) -> None:
-        conductor, self._conductor = self._conductor, None
         self._end_swap(Unavailable(self.phase))
         try:
-            if conductor is not None:
-                conductor.close()
+            self._resident.close()
         finally:
             self._take_last_calls()
             self._over.set()
@@ -335,11 +296,3 @@ class EngineLoop:
                     call()
                 except Exception:
                     log.exception("a call came too late")
-
-
-def _bare(error: Exception) -> Exception:
-    """The error without the frames that it went through, whose variables it keeps alive."""
-    at: BaseException | None = error
-    while at is not None:
-        at.__traceback__, at.__context__, at = None, None, at.__cause__
-    return error

@@ -26,7 +26,7 @@ Took = Callable[[Exception | None], None]
 Done = Callable[[bool], None]
 
 
-def _ignore(_durable: bool) -> None:
+def ignore(_durable: bool) -> None:
     """For changes whose end nobody waits for."""
 
 
@@ -144,7 +144,7 @@ class Outbox:
         """The home is to have the session where it stands, or not at all."""
         self._sessions.add(session)
 
-    def settle(self, corrupt: tuple[bytes, ...] = (), done: Done = _ignore) -> None:
+    def settle(self, corrupt: tuple[bytes, ...] = (), done: Done = ignore) -> None:
         """Tell the home all that it is owed, in one change; `done` is told whether it knows.
 
         A session that the home has at a segment keeps it from dropping this segment, and a segment

@@ -97,7 +97,7 @@ class Porter:
 
         def bring(conductor: Conductor, done: Done) -> tuple[bytes, ...]:
             _require_same_root(conductor, arrival)
-            conductor.keeper.accept(segment, payload)
+            conductor.keeper.tiers.accept(segment, payload)
             path = conductor.keeper.lineage.path(Cursor(segment.key, segment.stop))
             conductor.keeper.lineage.hold(path.keys)
             conductor.keeper.lineage.release(held)
@@ -164,8 +164,8 @@ def _leased(conductor: Conductor, tenant: str, name: str) -> _Lease:
     portable = Portable(
         origin, evolve(session, key=SessionKey("", origin.root, name), cursor=at), segments
     )
-    warm = {one.key: payload for one in sources if (payload := keeper.warm.get(one.key))}
-    store = keeper.writer.segments
+    warm = {one.key: payload for one in sources if (payload := keeper.tiers.warm.get(one.key))}
+    store = keeper.outbox.writer.segments
 
     def read(index: int) -> Payload:
         return warm.get(sources[index].key) or store.read(sources[index])

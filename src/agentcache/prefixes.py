@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from attrs import define, field, frozen
 
 from agentcache.compactor import Compactor
+from agentcache.disk_room import DiskRoom, boundless
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.path import Match
 from agentcache.domain.plan import Park
@@ -21,13 +22,15 @@ from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import Tokens
 from agentcache.fetcher import Fetched, Fetcher
-from agentcache.keeper import Keeper, boundless
+from agentcache.keeper import Keeper
+from agentcache.outbox import Outbox
 from agentcache.ports.codec import Codec
 from agentcache.ports.engine import RowSource
 from agentcache.ports.rows import Rows
 from agentcache.ports.segment_store import SegmentStore
 from agentcache.ports.session_store import SessionStore
 from agentcache.ports.telemetry import Telemetry
+from agentcache.tiers import Tiers
 from agentcache.writer import Writer
 
 _CALLER = 0  # the one sequence that a caller ever exports from
@@ -99,19 +102,10 @@ class PrefixStore:
         posted: SimpleQueue[Callable[[], None]] = SimpleQueue()
         writer = Writer(stores.segments, stores.sessions)
         catalogue, salt = writer.open()
-        keeper = Keeper(
-            spec=origin.spec,
-            codec=stores.codec,
-            lineage=Lineage(origin.spec),
-            registry=SessionRegistry(),
-            writer=writer,
-            telemetry=stores.telemetry,
-            post=posted.put,
-            warm_cap=stores.memory,
-            cold_cap=stores.disk,
-            disk_floor=stores.disk_floor,
-            free_bytes=stores.free_bytes,
-        )
+        outbox = Outbox(Lineage(origin.spec), SessionRegistry(), writer, posted.put)
+        tiers = Tiers(outbox, stores.telemetry, stores.memory)
+        room = DiskRoom(tiers, stores.disk, stores.disk_floor, stores.free_bytes)
+        keeper = Keeper(origin.spec, stores.codec, tiers, room)
         try:
             keeper.open(catalogue)
         except BaseException:
@@ -143,7 +137,7 @@ class PrefixStore:
     def disk_bytes(self) -> int:
         """Bytes of encoded rows in the home, those of other models among them."""
         with self._lock:
-            return self._keeper.cold_bytes
+            return self._keeper.room.cold_bytes
 
     def known(self, ids: "Tokens[int]") -> int:
         """How many rows `restore` would restore, if nothing turns out to be unusable."""
@@ -176,7 +170,7 @@ class PrefixStore:
             park = Park(_CALLER, self.root, ids, (len(ids),))
             path = self._keeper.keep(source, park)
             durable = self._write(path, wait)
-            self._keeper.trim()
+            self._keeper.tiers.trim()
             self._compactor.work(quiet=True)
             problem = self._keeper.read_only if durable is False else None
             return Kept(path.length - before, durable, problem)
@@ -198,13 +192,13 @@ class PrefixStore:
                 self.flush()
             finally:
                 self._closed = True
-                self._keeper.writer.close()
+                self._keeper.outbox.writer.close()
                 self._fetcher.close()
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless everything adds up."""
         with self._lock:
-            self._keeper.check_integrity()
+            self._keeper.tiers.check_integrity()
             self._keeper.lineage.check_integrity()
 
     def _write(self, path: Match, wait: bool) -> bool | None:
@@ -234,9 +228,9 @@ class PrefixStore:
     def _read(self, path: Match, out: Rows) -> bool:
         found: SimpleQueue[Fetched] = SimpleQueue()
         self._keeper.lineage.touch(path.keys)
-        self._fetcher.fetch(path.restoring(), self._keeper.warm, out, found.put)
+        self._fetcher.fetch(path.restoring(), self._keeper.tiers.warm, out, found.put)
         fetched = found.get()
-        self._keeper.promote(fetched.read)
-        self._keeper.discard(fetched.failed)
-        self._keeper.trim()
+        self._keeper.tiers.promote(fetched.read)
+        self._keeper.tiers.discard(fetched.failed)
+        self._keeper.tiers.trim()
         return not fetched.failed

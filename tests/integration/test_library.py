@@ -334,5 +334,5 @@ def test_ctrl_c_cancels_the_turn_and_the_agent_can_be_talked_to_again(
 
 
 def home_of(cache: AgentCache) -> Path:
-    store = cache.service._loop.conductor.keeper.writer.sessions
+    store = cache.service._loop.conductor.keeper.outbox.writer.sessions
     return Path(store.path).parent

@@ -94,7 +94,7 @@ class Everything(RuleBasedStateMachine):
         self.world, self.warm = world, warm
         self.roomy = world.disk_cap > ROOMY and world.disk.segments.capacity is None
         world.open()
-        world.conductor.keeper.warm_cap = warm
+        world.conductor.keeper.tiers.warm_cap = warm
 
     # -- what clients do ---------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Everything(RuleBasedStateMachine):
         keeper = self.world.conductor.keeper
         keys = sorted((one.key for one in keeper.registry), key=lambda key: key.name)
         if keys:
-            keeper.forget(keys[which % len(keys)])
+            keeper.tiers.forget(keys[which % len(keys)])
             for client in self.clients:
                 client.kept = 0
 
@@ -173,7 +173,7 @@ class Everything(RuleBasedStateMachine):
         found = sorted(keeper.registry, key=lambda one: one.name)
         if found:
             session = found[which % len(found)]
-            keeper._place(evolve(session, expires=self.world.clock.wall()))
+            keeper.tiers.place(evolve(session, expires=self.world.clock.wall()))
             self.wait(GRACE_SECONDS)
             for client in self.clients:
                 client.kept = 0
@@ -207,8 +207,8 @@ class Everything(RuleBasedStateMachine):
 
     @rule(warm=st.sampled_from([0, 3_000, ROOM]))
     def change_warm_cap(self, warm: int) -> None:
-        self.warm = self.world.conductor.keeper.warm_cap = warm
-        self.world.conductor.keeper.trim()
+        self.warm = self.world.conductor.keeper.tiers.warm_cap = warm
+        self.world.conductor.keeper.tiers.trim()
 
     @rule(cap=caps)
     def restart(self, cap: int) -> None:
@@ -228,7 +228,7 @@ class Everything(RuleBasedStateMachine):
     def reopen(self, how: Callable[[], None]) -> None:
         self.broken.clear()
         how()
-        self.world.conductor.keeper.warm_cap = self.warm
+        self.world.conductor.keeper.tiers.warm_cap = self.warm
         self.world.settle()
         if self.roomy and not self.harmed and self.world.durable:
             for client in self.clients:

@@ -144,13 +144,13 @@ class Operations(Everything):
     def check_warm(self) -> None:
         """RAM is within its cap, but for what somebody pinned and the home could not take."""
         keeper = self.world.conductor.keeper
-        pinned = {key for path in keeper.pins.paths.values() for key in path}
+        pinned = {key for path in keeper.tiers.pins.paths.values() for key in path}
         stay = [
             one.nbytes
             for one in self.world.segments(Tier.WARM)
             if one.key in pinned and not keeper.lineage.resides(one.key, Tier.COLD)
         ]
-        assert keeper.lineage.nbytes(Tier.WARM) <= keeper.warm_cap + sum(stay)
+        assert keeper.lineage.nbytes(Tier.WARM) <= keeper.tiers.warm_cap + sum(stay)
 
     def session(self, name: str) -> Session | None:
         """Of the model that is served."""

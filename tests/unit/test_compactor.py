@@ -104,10 +104,10 @@ class TestMerging:
 
     def test_what_left_ram_is_read_to_be_merged_and_stays_out_of_it(self, world: World) -> None:
         talk = Talk("ada")
-        world.conductor.keeper.warm_cap = 0
+        world.conductor.keeper.tiers.warm_cap = 0
         chat(world, talk)
         assert world.telemetry.compactions
-        assert world.conductor.keeper.warm == {}
+        assert world.conductor.keeper.tiers.warm == {}
 
     def test_a_fork_goes_on_from_within_a_merged_segment(self, world: World) -> None:
         talk = Talk("ada")
@@ -136,15 +136,15 @@ class TestMerging:
         world.say(talk, "one")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper._place(evolve(session, pinned=True))
+        world.conductor.keeper.tiers.place(evolve(session, pinned=True))
         chat(world, talk)
         assert world.telemetry.compactions
         keeper = world.conductor.keeper
-        assert keeper.pins.paths[session.key] == tuple(one.key for one in chain(world))
-        keeper.cold_cap, cap = 0, keeper.cold_cap
-        keeper._make_room(0)
+        assert keeper.tiers.pins.paths[session.key] == tuple(one.key for one in chain(world))
+        keeper.room.cap, cap = 0, keeper.room.cap
+        keeper.room.make(0)
         assert chain(world)
-        keeper.cold_cap = cap
+        keeper.room.cap = cap
 
     def test_a_merged_chain_is_merged_again(self, world: World) -> None:
         talk = Talk("ada")
@@ -299,7 +299,7 @@ class TestTrouble:
         until_merging(world, talk)
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.forget(session.key)
+        world.conductor.keeper.tiers.forget(session.key)
         world.settle()
         assert world.stored() == {}
         world.check_home()
@@ -308,7 +308,7 @@ class TestTrouble:
         rows = 64
         with made(disk_cap=20 * FILE_OVERHEAD + 500 * rows) as world:
             chat(world, Talk("ada"))
-            assert world.conductor.keeper.cold_bytes <= world.disk_cap
+            assert world.conductor.keeper.room.cold_bytes <= world.disk_cap
             assert world.disk.nbytes() <= world.disk_cap
 
     def test_a_segment_that_cannot_be_read_is_left_for_a_turn_to_find(self, world: World) -> None:
@@ -332,7 +332,7 @@ class TestTrouble:
             monkeypatch.setattr(Compactor, "_is_still_there", lambda *_: True)
             session = world.session("ada")
             assert session is not None
-            world.conductor.keeper.forget(session.key)
+            world.conductor.keeper.tiers.forget(session.key)
             world.settle()
             world.conductor.check_integrity()
             assert "could not be merged" in caplog.text

@@ -264,7 +264,7 @@ class TestStoringNothing:
         said = world.say(Talk("ada", system=SYSTEM), LONG, store=False)
         assert said.ended.completion == 6
         assert (world.names(), world.stored(), world.disk.nbytes()) == ([], {}, 0)
-        assert world.conductor.keeper.warm == {}
+        assert world.conductor.keeper.tiers.warm == {}
         assert not world.codec.encoded
         world.step()
         assert world.engine.held_bytes() == 0
@@ -281,5 +281,5 @@ class TestStoringNothing:
         world.reach(said, TurnState.DECODING)
         world.cancel(said)
         world.settle()
-        assert world.conductor.keeper.warm == {}
+        assert world.conductor.keeper.tiers.warm == {}
         assert world.disk.nbytes() == 0

@@ -363,7 +363,7 @@ class TestFailures:
         world.engine.frailty.fail("export", MemoryError())
         said = world.say(talk, "one")
         assert said.ended.problem is None
-        assert world.conductor.keeper.warm == {}
+        assert world.conductor.keeper.tiers.warm == {}
         assert rows_of(session_of(world, "ada")) == 0
         assert world.say(talk, "two").admitted.tier is Tier.HOT
         world.kill()

@@ -65,7 +65,7 @@ def test_an_agent_that_nobody_talks_to_is_forgotten(world: World) -> None:
 def test_a_pinned_one_stays_however_long_nobody_talks_to_it(world: World) -> None:
     session = world.session("ada")
     assert session is not None
-    world.conductor.keeper._place(evolve(session, pinned=True))
+    world.conductor.keeper.tiers.place(evolve(session, pinned=True))
     pass_time(world, 10 * DAY)
     assert world.names() == ["ada"]
 

@@ -110,19 +110,19 @@ class TestTiers:
         talk = Talk("ada", system=SYSTEM)
         world.say(talk, "one")
         world.go_cold()
-        assert world.conductor.keeper.warm == {}
+        assert world.conductor.keeper.tiers.warm == {}
         assert world.say(talk, "two").admitted.tier is Tier.COLD
         world.rest_hot()
         assert world.say(talk, "three").admitted.tier is Tier.WARM
 
     def test_the_warm_cap_holds_after_every_turn(self, world: World) -> None:
         keeper = world.conductor.keeper
-        keeper.warm_cap = 2 * TURN * ROW
+        keeper.tiers.warm_cap = 2 * TURN * ROW
         talks = [Talk(name) for name in "abcd"]
         for text in ("one", "two", "three"):
             for talk in talks:
                 world.say(talk, text)
-                assert keeper.lineage.nbytes(Tier.WARM) <= keeper.warm_cap
+                assert keeper.lineage.nbytes(Tier.WARM) <= keeper.tiers.warm_cap
         assert {tier for tier, _, _ in world.telemetry.evictions} == {Tier.WARM}
         world.restart()
         assert all(world.say(talk, "four").admitted.cached > 0 for talk in talks)
@@ -131,9 +131,9 @@ class TestTiers:
         talk = Talk("ada")
         world.say(talk, "one")
         world.go_cold()
-        world.conductor.keeper.warm_cap = 0
+        world.conductor.keeper.tiers.warm_cap = 0
         assert world.say(talk, "two", store=False).admitted.tier is Tier.COLD
-        assert world.conductor.keeper.warm == {}
+        assert world.conductor.keeper.tiers.warm == {}
 
     def test_the_disk_cap_holds_after_every_turn(self) -> None:
         with World(disk_cap=4 * (FILE_OVERHEAD + TURN * ROW)) as world:
@@ -141,8 +141,8 @@ class TestTiers:
             for text in ("one", "two"):
                 for name in "abcdef":
                     world.say(Talk(name), f"{name} {text}")
-                    assert keeper.cold_bytes <= keeper.cold_cap
-                    assert world.disk.nbytes() <= keeper.cold_cap
+                    assert keeper.room.cold_bytes <= keeper.room.cap
+                    assert world.disk.nbytes() <= keeper.room.cap
             assert keeper.read_only is None
             assert Tier.COLD in {tier for tier, _, _ in world.telemetry.evictions}
 
@@ -154,14 +154,14 @@ class TestTiers:
                     world.step()
             world.settle()
             assert all(turn.over for turn in turns)
-            assert world.conductor.keeper.cold_bytes <= world.disk_cap
+            assert world.conductor.keeper.room.cold_bytes <= world.disk_cap
 
     def test_a_home_is_brought_within_a_smaller_cap_when_it_is_opened(self, world: World) -> None:
         for name in "abcd":
             world.say(Talk(name), name)
         world.disk_cap = 2 * (FILE_OVERHEAD + TURN * ROW)
         world.restart()
-        assert world.conductor.keeper.cold_bytes <= world.disk_cap
+        assert world.conductor.keeper.room.cold_bytes <= world.disk_cap
         world.settle()
         assert len(world.disk.segments._kept) == 2
 
@@ -194,7 +194,7 @@ class TestForgetting:
         world.say(Talk("ada"), "one")
         session = world.session("ada")
         assert session is not None
-        assert world.conductor.keeper.forget(session.key) == session
+        assert world.conductor.keeper.tiers.forget(session.key) == session
         world.settle()
         assert world.stored() == {}
         world.kill()
@@ -206,7 +206,7 @@ class TestForgetting:
         world.say(talk, "two")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.forget(session.key)
+        world.conductor.keeper.tiers.forget(session.key)
         world.settle()
         assert world.disk.nbytes() == 0
         assert not world.segments(Tier.COLD)
@@ -218,7 +218,7 @@ class TestForgetting:
         world.say(bob, "I am Bob!")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.forget(session.key)
+        world.conductor.keeper.tiers.forget(session.key)
         world.settle()
         assert world.say(bob, "Who am I?").admitted.cached > len(SYSTEM) // 2
         world.kill()
@@ -232,18 +232,18 @@ class TestForgetting:
         assert session is not None
         world.disk.fail("commit", OSError("not now"))
         keeper = world.conductor.keeper
-        keeper.forget(session.key)
+        keeper.tiers.forget(session.key)
         world.settle()
         assert world.stored()
-        cap, keeper.cold_cap = keeper.cold_cap, 0
-        keeper._make_room(0)
+        cap, keeper.room.cap = keeper.room.cap, 0
+        keeper.room.make(0)
         world.settle()
         assert world.stored() == {}
         assert world.disk.nbytes() == 0
-        keeper.cold_cap = cap
+        keeper.room.cap = cap
 
     def test_nobody_is_forgotten_twice(self, world: World) -> None:
-        assert world.conductor.keeper.forget(SessionKey("default", b"root", "ada")) is None
+        assert world.conductor.keeper.tiers.forget(SessionKey("default", b"root", "ada")) is None
         assert not world.conductor.keeper.is_writing
 
     def test_a_turn_that_is_being_written_again_does_not_bring_the_agent_back(
@@ -256,7 +256,7 @@ class TestForgetting:
                 world.step()
             session = world.session("ada")
             assert session is not None
-            world.conductor.keeper.forget(session.key)
+            world.conductor.keeper.tiers.forget(session.key)
         world.settle()
         assert world.stored() == {}
 
@@ -264,7 +264,7 @@ class TestForgetting:
 class TestIntegrity:
     def test_payloads_must_be_those_of_the_warm_tier(self, world: World) -> None:
         world.say(Talk("ada"), "one")
-        warm = world.conductor.keeper._warm
+        warm = world.conductor.keeper.tiers._warm
         key, payload = warm.popitem()
         with pytest.raises(IntegrityError, match="payloads"):
             world.conductor.check_integrity()

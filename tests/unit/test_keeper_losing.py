@@ -34,8 +34,8 @@ class TestEviction:
         world.rest_hot()
         keeper = world.conductor.keeper
         sizes = sorted(one.nbytes + FILE_OVERHEAD for one in world.segments(Tier.COLD))
-        keeper.cold_cap = sum(sizes[-segments:]) if segments else 0
-        keeper._make_room(0)
+        keeper.room.cap = sum(sizes[-segments:]) if segments else 0
+        keeper.room.make(0)
         world.settle()
 
     def test_an_agent_steps_back_to_the_rows_that_are_left(self, world: World) -> None:
@@ -63,7 +63,7 @@ class TestEviction:
         session = world.session("ada")
         assert session is not None
         assert session.cursor is None
-        world.conductor.keeper.cold_cap = world.disk_cap
+        world.conductor.keeper.room.cap = world.disk_cap
         world.restart()
         said = world.say(talk, "two")
         assert (said.admitted.cached, said.admitted.miss) == (0, Miss.EVICTED)
@@ -89,12 +89,12 @@ class TestEviction:
         keeper.write(path, evolve(session, pinned=True))
         self.shrink(world, 0)
         assert [one.key for one in world.segments(Tier.COLD)] == list(path.keys)
-        keeper.cold_cap = world.disk_cap
+        keeper.room.cap = world.disk_cap
         world.restart()
         assert world.holds() == 1
         assert world.say(talks[0], "two").admitted.cached > 0
         assert world.holds() == 2  # the pin followed the cursor
-        world.conductor.keeper.forget(session.key)
+        world.conductor.keeper.tiers.forget(session.key)
         assert world.holds() == 0
 
     def test_a_pin_keeps_rows_in_the_home_and_not_in_ram(self, world: World) -> None:
@@ -116,10 +116,10 @@ class TestEviction:
         world.say(talk, "one")
         session = world.session("ada")
         assert session is not None
-        keeper.pins.follow(evolve(session, pinned=True))
+        keeper.tiers.pins.follow(evolve(session, pinned=True))
         world.go_cold()
         assert len(world.segments(Tier.WARM)) == 1
-        keeper.pins.drop(session.key)
+        keeper.tiers.pins.drop(session.key)
         world.leave_warm()
         assert world.segments(Tier.WARM) == []
         world.disk.recover()
@@ -131,10 +131,10 @@ class TestEviction:
         with world.disk.reads:
             said = world.begin(talk.ask("two", max_tokens=5))
             world.reach(said, TurnState.FETCHING)
-            world.conductor.keeper.cold_cap = world.conductor.keeper.warm_cap = 0
-            world.conductor.keeper._make_room(0)
+            world.conductor.keeper.room.cap = world.conductor.keeper.tiers.warm_cap = 0
+            world.conductor.keeper.room.make(0)
             assert len(world.segments(Tier.COLD)) == 1
-            world.conductor.keeper.cold_cap = world.disk_cap
+            world.conductor.keeper.room.cap = world.disk_cap
         world.settle()
         world.check_answer(said)
         assert said.admitted.cached > 0
@@ -144,7 +144,7 @@ class TestEviction:
         world.say(talk, "one")
         world.go_cold()
         keeper = world.conductor.keeper
-        keeper.warm_cap = 0
+        keeper.tiers.warm_cap = 0
         with world.disk.reads:
             turns = [
                 world.begin(Talk(name, history=list(talk.history)).ask("two", max_tokens=3))
@@ -158,14 +158,14 @@ class TestEviction:
         for said in turns:
             world.check_answer(said)
             assert said.admitted.tier is Tier.COLD
-        assert keeper.warm == {}
+        assert keeper.tiers.warm == {}
 
     def test_rows_that_were_never_written_go_when_ram_is_needed(self, world: World) -> None:
         world.disk.fail("put", repeat(OSError("broken")))
-        world.conductor.keeper.warm_cap = TURN * ROW
+        world.conductor.keeper.tiers.warm_cap = TURN * ROW
         for name in "abc":
             world.say(Talk(name, tenant=name), name)
-        assert len(world.conductor.keeper.warm) == 1
+        assert len(world.conductor.keeper.tiers.warm) == 1
         left = {one.name for one in world.conductor.keeper.registry if one.cursor is not None}
         assert left == {"c"}
 
@@ -195,7 +195,7 @@ class TestBadSegments:
         talk = Talk("ada")
         world.say(talk, "one")
         world.rest_hot()
-        warm = world.conductor.keeper._warm
+        warm = world.conductor.keeper.tiers._warm
         (key,) = warm
         warm[key] = evolve(warm[key], codec="another")
         said = world.say(talk, "two")
@@ -234,12 +234,12 @@ class TestBadSegments:
         world.disk.segments.damage(parent.key)
         with world.disk.writes:
             ask = talk.ask("two", max_tokens=4)
-            world.conductor.keeper.discard([(parent, OSError())])
+            world.conductor.keeper.tiers.discard([(parent, OSError())])
             said = world.begin(ask)  # makes the same segment anew, before the old one is dropped
             while said.number in world.conductor.planner.turns:
                 world.step()
             made = list(world.conductor.keeper.outbox._writing.values())
-            world.conductor.keeper.discard([(made[0], OSError())])
+            world.conductor.keeper.tiers.discard([(made[0], OSError())])
             again = world.begin(ask)
             while again.number in world.conductor.planner.turns:
                 world.step()
@@ -293,7 +293,7 @@ class TestFullDisk:
         world.say(Talk("ada"), "one")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.forget(session.key)
+        world.conductor.keeper.tiers.forget(session.key)
         world.disk.segments.capacity = None
         world.say(Talk("bob"), "two")
         world.kill()
@@ -417,11 +417,11 @@ class TestConflicts:
     def test_what_the_home_refused_to_drop_is_counted_and_dropped_later(self, world: World) -> None:
         world.say(Talk("ada"), "one")
         (segment,) = world.segments(Tier.COLD)
-        keeper, held = world.conductor.keeper, world.conductor.keeper.cold_bytes
+        keeper, held = world.conductor.keeper, world.conductor.keeper.room.cold_bytes
         world.disk.fail("commit", OSError("not now"))
-        keeper.discard([(segment, OSError())])
+        keeper.tiers.discard([(segment, OSError())])
         world.settle()
-        assert (keeper.cold_bytes, keeper.read_only) == (held, "not now")
+        assert (keeper.room.cold_bytes, keeper.read_only) == (held, "not now")
         world.say(Talk("bob"), "two")
         world.settle()
         assert segment.key not in {one.key for one in world.disk.sessions.load().segments}

@@ -329,7 +329,7 @@ class TestFailing:
         self, running: Looped, caplog: pytest.LogCaptureFixture
     ) -> None:
         begun(running, Talk("ada").ask("one", max_tokens=2)).last()
-        running.loop.post(running.loop.conductor.keeper._warm.clear)
+        running.loop.post(running.loop.conductor.keeper.tiers._warm.clear)
         running.loop.join()
         assert isinstance(running.loop.problem, IntegrityError)
         assert [one.levelno for one in caplog.records] == [logging.ERROR]

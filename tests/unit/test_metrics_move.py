@@ -164,7 +164,7 @@ def test_who_gives_way_in_ram_and_on_disk_is_told(scraped: Scraped) -> None:
     world.say(Talk("ada"), "one")
     world.leave_warm()
     assert scraped.moved()["evicted_segments_total/warm"] > 0
-    keeper.cold_cap = keeper.cold_bytes + 1
+    keeper.room.cap = keeper.room.cold_bytes + 1
     world.rest_hot()
     world.say(Talk("bob", tenant="another"), "one")  # as much as ada's
     moved = scraped.moved()
