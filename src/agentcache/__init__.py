@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agentcache.agent_view import AgentView as AgentView
     from agentcache.domain import errors as errors
+    from agentcache.domain.access import Access as Access
     from agentcache.domain.conversation import Message as Message
     from agentcache.domain.request import Finish as Finish
     from agentcache.domain.request import Miss as Miss
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from agentcache.settings import Settings as Settings
 
 _PLACES = {
+    "Access": "domain.access",
     "Agent": "library.synchronous",
     "AgentCache": "library.synchronous",
     "AgentView": "agent_view",

@@ -10,7 +10,6 @@ import msgspec
 
 from agentcache.cli.options import chosen_config, with_config
 from agentcache.domain.access import Access
-from agentcache.domain.errors import HomeError
 from agentcache.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -37,13 +36,9 @@ def keyring(settings: Settings) -> "Keyring | None":
     if secret:
         return MemoryKeyring({secret: Access(admin=True, key="environment")})
     keys = _key_file(settings, None)
-    if keys.path.exists():
-        keys.listed()  # a damaged file is told of now, not with the first request
-        return keys
-    if settings.api_keys is not None:
-        remedy = "make it with `agentcache keys add TENANT`"
-        raise HomeError(str(keys.path), "no such key file", remedy)
-    return None
+    if settings.api_keys is None and not keys.path.exists():
+        return None
+    return keys.existing(keys.path, keys.clock)
 
 
 @click.group()

@@ -7,10 +7,11 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import click
+from attrs import evolve
 
 from agentcache.cli.keys import keyring
 from agentcache.cli.options import with_settings
-from agentcache.settings import Settings, parse_rate, words
+from agentcache.settings import Settings
 
 if TYPE_CHECKING:
     from agentcache.adapters.http.app import Door
@@ -75,13 +76,9 @@ def _end_well_on_signals() -> None:
 def _server(settings: Settings, container: "Container", listener: socket.socket) -> "HttpServer":
     from agentcache.adapters.http.app import create_app
     from agentcache.adapters.http.edge import Edge
-    from agentcache.adapters.http.rates import RateLimiter
     from agentcache.adapters.http.server import HttpServer
 
-    rates = RateLimiter(parse_rate(settings.rate_limit), parse_rate(settings.agent_rate_limit))
-    edge = Edge(
-        container.service(), settings.max_body, rates=rates, max_messages=settings.max_messages
-    )
+    edge = Edge.of(container.service(), settings)
     app = create_app(edge, container.telemetry(), _door(settings))
     return HttpServer(app, edge, listener, settings.shutdown_timeout)
 
@@ -91,10 +88,8 @@ def _door(settings: Settings) -> "Door":
     from agentcache.adapters.http.app import Door
     from agentcache.adapters.http.gate import LOOPBACK
 
-    hosts = frozenset(word.lower() for word in words(settings.allowed_hosts))
-    if _is_loopback(settings.host):
-        hosts |= LOOPBACK
-    return Door(keyring(settings), hosts, words(settings.cors_origins))
+    door = Door.of(settings, keyring(settings))
+    return evolve(door, hosts=door.hosts | LOOPBACK) if _is_loopback(settings.host) else door
 
 
 def _require_keys_for_others(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 import msgspec
 from attrs import define, field, frozen
@@ -64,6 +65,16 @@ class KeyFile:
     path: Path
     clock: Clock
     _read: _Read = field(factory=_Read, init=False)
+
+    @classmethod
+    def existing(cls, path: Path, clock: Clock) -> Self:
+        """The file, which has to be there. Raises HomeError, also for one that is none of keys."""
+        keys = cls(path, clock)
+        if not path.exists():
+            remedy = "make it with `agentcache keys add TENANT`"
+            raise HomeError(str(path), "no such key file", remedy)
+        keys.listed()  # a damaged file is told of now, not with the first request
+        return keys
 
     def access(self, secret: str) -> Access | None:
         """See `Keyring.access`."""

@@ -1,7 +1,7 @@
 """The ASGI application: a literal list of routes around a service."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 from attrs import frozen
 from starlette.applications import Starlette
@@ -27,6 +27,7 @@ from agentcache.adapters.http.openapi import Description
 from agentcache.adapters.http.request_scope import RequestScope
 from agentcache.adapters.http.responses import Responses
 from agentcache.ports.keyring import Keyring
+from agentcache.settings import Settings, words
 
 
 class _AnyText(Convertor[str]):
@@ -44,6 +45,7 @@ class _AnyText(Convertor[str]):
 register_url_convertor("any", _AnyText())
 
 
+@runtime_checkable
 class Exposition(Protocol):
     """Metrics in some text format."""
 
@@ -60,6 +62,12 @@ class Door:
     hosts: frozenset[str] = frozenset()
     origins: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, settings: Settings, keyring: Keyring | None) -> Self:
+        """The door for whoever `keyring` knows, from the hosts and origins in the settings."""
+        hosts = frozenset(word.lower() for word in words(settings.allowed_hosts))
+        return cls(keyring, hosts, words(settings.cors_origins))
+
     def middleware(self, counted: Counted) -> list[Middleware]:
         """From the outside in. What a browser asks before a request carries no key."""
         across = Middleware(
@@ -73,10 +81,11 @@ class Door:
         return [Middleware(RequestScope), *([across] if self.origins else []), gate]
 
 
-def create_app(
-    edge: Edge, metrics: Exposition | None = None, door: Door | None = None
-) -> Starlette:
-    """The application, ready to be served or mounted; it starts and stops nothing itself."""
+def create_app(edge: Edge, metrics: object = None, door: Door | None = None) -> Starlette:
+    """The application, ready to be served or mounted; it starts and stops nothing itself.
+
+    It has `/metrics` if `metrics` are an Exposition.
+    """
     chat, models, health = OpenAIChat(edge), Models(edge), HealthChecks(edge)
     completions, responses = Completions(edge), Responses(edge)
     messages, agents, admin = AnthropicMessages(edge), Agents(edge), Admin(edge)
@@ -97,7 +106,7 @@ def create_app(
         Route("/health/ready", health.ready),
         Route("/health/startup", health.startup),
     ]
-    if metrics is not None:
+    if isinstance(metrics, Exposition):
         routes.append(Route("/metrics", _metrics(metrics)))
     description = Description(routes)
     routes.append(Route("/openapi.json", description.get))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 from attrs import define, evolve, field
@@ -17,6 +17,7 @@ from agentcache.adapters.http.request_scope import add_headers
 from agentcache.adapters.http.wishes import with_wishes
 from agentcache.domain.errors import AgentCacheError, InvalidRequest, Unavailable, refusal
 from agentcache.service import Ask, RunningTurn, Service
+from agentcache.settings import Settings, parse_rate
 
 _Body = TypeVar("_Body")
 
@@ -37,6 +38,12 @@ class Edge:
     _beginning: "set[asyncio.Task[object]]" = field(factory=set, init=False)
     _turns: dict[str, RunningTurn] = field(factory=dict, init=False)
     _changed: asyncio.Event = field(factory=asyncio.Event, init=False)
+
+    @classmethod
+    def of(cls, service: Service, settings: Settings) -> Self:
+        """The way to `service` with the limits that the settings name."""
+        rates = RateLimiter(parse_rate(settings.rate_limit), parse_rate(settings.agent_rate_limit))
+        return cls(service, settings.max_body, rates=rates, max_messages=settings.max_messages)
 
     async def read(self, request: Request, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         """The body of a request that carries a conversation. Raises what `read_json` does."""
