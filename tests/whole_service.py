@@ -8,6 +8,7 @@ from attrs import define, field, frozen
 
 from agentcache.adapters.clock import SystemClock
 from agentcache.adapters.codecs import codec
+from agentcache.adapters.disk.portable import PortableTars
 from agentcache.adapters.grammars.llguidance import LLGrammars
 from agentcache.adapters.memory.engine import MemoryEngine
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
@@ -18,6 +19,7 @@ from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish
 from agentcache.loop import EngineLoop
+from agentcache.porting import Porter
 from agentcache.service import Service
 
 
@@ -80,7 +82,7 @@ def whole_service(
     loop.start()
     loop.wait_open()
     try:
-        yield Whole(Service(loop, clock), telemetry)
+        yield Whole(Service(loop, clock, porter=Porter(loop, PortableTars())), telemetry)
     finally:
         loop.stop(within=0)
         loop.join()

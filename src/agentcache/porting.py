@@ -3,19 +3,21 @@
 Blocks, so it is for worker threads; what the engine thread owns is only touched there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from attrs import define, evolve, frozen
 
 from agentcache.conductor import Conductor
+from agentcache.departure import Departure, rooted
 from agentcache.domain.errors import (
     AgentBusy,
     AgentExists,
     InvalidRequest,
+    SegmentUnusable,
     Unavailable,
     UnknownAgent,
 )
@@ -25,19 +27,10 @@ from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.loop import EngineLoop
 from agentcache.outbox import Done
 from agentcache.ports.payload import Payload
-from agentcache.ports.portable import Origin, Portable, PortableFile, PortableFiles
+from agentcache.ports.portable import Origin, PortableFile, PortableFiles
 from agentcache.succession import check_name
 
 T = TypeVar("T")
-
-
-@frozen(eq=False)
-class _Lease:
-    """An agent whose path stays until it is released, and how its rows are read."""
-
-    portable: Portable
-    path: Match
-    read: Callable[[int], Payload]
 
 
 @define(eq=False)
@@ -50,11 +43,15 @@ class Porter:
     def export(self, tenant: str, name: str, path: Path) -> int:
         """Write the agent, as it was committed last, to `path`; returns the file's bytes.
 
-        Raises UnknownAgent, Unavailable, SegmentUnusable for rows that cannot be read, OSError.
+        Raises UnknownAgent, StoreFull, OSError; Unavailable also for rows that turn out to be
+        damaged: they are misses from then on, and the next export goes as far as what is before.
         """
         lease = self._asked(lambda conductor: _leased(conductor, tenant, name))
         try:
-            return self._files.write(path, lease.portable, lease.read)
+            return self._files.write(path, lease.portable(), lease.read)
+        except SegmentUnusable as error:
+            self._asked(partial(_discard, path=lease.path, error=error))
+            raise Unavailable("some of its rows were damaged, and are given up now") from error
         finally:
             self._loop.post(lambda: self._loop.conductor.keeper.lineage.release(lease.path.keys))
 
@@ -74,40 +71,36 @@ class Porter:
             arrival = self._asked(
                 lambda conductor: _arrival(conductor, tenant, called, file, replace)
             )
-            held: tuple[bytes, ...] = ()
+            held = _Held()
             try:
-                for index, segment in enumerate(arrival.segments):
-                    held = self._bring(arrival, index, segment, file, held)
+                for segment, payload in self._payloads(arrival, file):
+                    self._bring(arrival, segment, payload, held)
                 self._committed(lambda conductor, done: _settle(conductor, arrival, done))
             finally:
-                self._asked(lambda conductor: conductor.keeper.lineage.release(held))
+                self._asked(lambda conductor: held.move(conductor, ()))
         return called
 
-    def _bring(
-        self,
-        arrival: "_Arrival",
-        index: int,
-        segment: Segment,
-        file: PortableFile,
-        held: tuple[bytes, ...],
-    ) -> tuple[bytes, ...]:
-        """Have one segment in the home; returns the path that is held in place of `held`."""
-        payload = file.read(index)
-        self._require_layout(segment, payload)
+    def _payloads(
+        self, arrival: "_Arrival", file: PortableFile
+    ) -> Iterator[tuple[Segment, Payload]]:
+        for index, segment in enumerate(arrival.segments):
+            payload = file.read(index)
+            self._require_layout(segment, payload)
+            yield segment, payload
 
-        def bring(conductor: Conductor, done: Done) -> tuple[bytes, ...]:
+    def _bring(
+        self, arrival: "_Arrival", segment: Segment, payload: Payload, held: "_Held"
+    ) -> None:
+        """Have one segment in the home, and its path held."""
+
+        def bring(conductor: Conductor, done: Done) -> None:
             _require_same_root(conductor, arrival)
             conductor.keeper.tiers.accept(segment, payload)
             path = conductor.keeper.lineage.path(Cursor(segment.key, segment.stop))
-            conductor.keeper.lineage.hold(path.keys)
-            conductor.keeper.lineage.release(held)
+            held.move(conductor, path.keys)
             conductor.keeper.write(path, None, done)
-            return path.keys
 
-        written: Future[bool] = Future()
-        keys = self._asked(lambda conductor: bring(conductor, written.set_result))
-        self._require_written(written)
-        return keys
+        self._committed(bring)
 
     def _require_layout(self, segment: Segment, payload: Payload) -> None:
         """A model that is not loaded (no layer is known) takes rows as they are told to be."""
@@ -122,15 +115,26 @@ class Porter:
     def _committed(self, change: Callable[[Conductor, Done], None]) -> None:
         written: Future[bool] = Future()
         self._asked(lambda conductor: change(conductor, written.set_result))
-        self._require_written(written)
-
-    def _require_written(self, written: "Future[bool]") -> None:
         if not written.result():
             trouble = self._loop.conductor.keeper.read_only
             raise Unavailable(f"read-only ({trouble or 'the home cannot be written'})")
 
     def _asked(self, call: Callable[[Conductor], T]) -> T:
         return self._loop.ask(call).result()
+
+
+@define(eq=False)
+class _Held:
+    """The path that an import has brought so far, which nobody may evict. Changes on the engine
+    thread alone."""
+
+    keys: tuple[bytes, ...] = ()
+
+    def move(self, conductor: Conductor, keys: tuple[bytes, ...]) -> None:
+        """Hold `keys` instead."""
+        conductor.keeper.lineage.hold(keys)
+        conductor.keeper.lineage.release(self.keys)
+        self.keys = keys
 
 
 @frozen(eq=False)
@@ -151,45 +155,25 @@ def origin_of(conductor: Conductor) -> Origin:
 # -- out -------------------------------------------------------------------------------------
 
 
-def _leased(conductor: Conductor, tenant: str, name: str) -> _Lease:
+def _leased(conductor: Conductor, tenant: str, name: str) -> Departure:
     keeper, key = conductor.keeper, SessionKey(tenant, conductor.root(tenant), name)
     session = keeper.registry.get(key)
     if session is None:
         raise UnknownAgent(name)
-    path = _wholly_used(keeper.lineage.path(session.cursor) if session.cursor else Match())
+    path = keeper.lineage.path(session.cursor) if session.cursor else Match()
     keeper.lineage.hold(path.keys)
-    origin, sources = origin_of(conductor), tuple(step.segment for step in path.steps)
-    segments = rooted(origin.root, sources)
-    at = Cursor(segments[-1].key, segments[-1].stop) if segments else None
-    portable = Portable(
-        origin, evolve(session, key=SessionKey("", origin.root, name), cursor=at), segments
-    )
-    warm = {one.key: payload for one in sources if (payload := keeper.tiers.warm.get(one.key))}
-    store = keeper.outbox.writer.segments
+    store, known = keeper.outbox.writer.segments, keeper.tiers.warm
+    warm = {key: known[key] for key in path.keys if key in known}
 
-    def read(index: int) -> Payload:
-        return warm.get(sources[index].key) or store.read(sources[index])
+    def stored(segment: Segment) -> Payload:
+        return warm.get(segment.key) or store.read(segment)
 
-    return _Lease(portable, path, read)
+    return Departure(origin_of(conductor), session, path, keeper.spec, keeper.codec, stored)
 
 
-def _wholly_used(path: Match) -> Match:
-    """The path as far as all rows of its segments are the agent's own.
-
-    What lies behind the place where a path leaves a segment was taken back, or is another agent's.
-    """
-    steps = tuple(takewhile(lambda step: step.stop == step.segment.stop, path.steps))
-    length = steps[-1].stop if steps else 0
-    return Match(steps, length, length)
-
-
-def rooted(root: bytes, path: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """The same path under `root`, with the keys that it has there."""
-    found: list[Segment] = []
-    for one in path:
-        parent = found[-1].key if found else None
-        found.append(Segment.following(root, parent, one.start, one.ids, one.nbytes))
-    return tuple(found)
+def _discard(conductor: Conductor, path: Match, error: SegmentUnusable) -> None:
+    failed = (step.segment for step in path.steps if step.segment.key == error.key)
+    conductor.keeper.tiers.discard([(segment, error) for segment in failed])
 
 
 # -- in --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from agentcache.adapters.http.app import Door, create_app
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.memory.keyring import MemoryKeyring
 from agentcache.domain.access import Access
+from tests.limits import file_size_limit
 from tests.scripted_service import client_of
 from tests.talks import Talk
 from tests.whole_service import Whole, whole_service
@@ -289,6 +290,44 @@ async def test_tenants_see_their_own_agents_alone_and_only_administrators_delete
         assert (await http.delete(at("ann"), headers=red)).status_code == 403
         assert (await http.get(at("ann"))).status_code == 401
         assert (await http.delete(at("ann"), headers=root)).is_success
+
+
+async def test_an_exported_agent_is_imported_by_another_tenant_and_by_nobody_without_a_key(
+    whole: Whole,
+) -> None:
+    keyring = MemoryKeyring({"a": Access("red"), "b": Access("blue")})
+    async with client(whole, Door(keyring)) as http:
+        red, blue = ({"authorization": f"Bearer {key}"} for key in "ab")
+        await http.post("/v1/agents", json={"name": "ann", "system": NOTES}, headers=red)
+        assert (await http.get(at("ann", "export"), headers=blue)).status_code == 404
+        assert (await http.get(at("ann", "export"))).status_code == 401
+        file = (await http.get(at("ann", "export"), headers=red)).content
+        assert (await http.post(at("ann", "import"), content=file)).status_code == 401
+        told = await http.post(at("bob", "import"), content=file, headers=blue)
+        assert (told.status_code, told.json()["name"]) == (201, "bob")
+        before = whole.telemetry.tokens_forwarded
+        messages = [{"role": "system", "content": NOTES}, {"role": "user", "content": "Hi"}]
+        body = {"model": "memory", "messages": messages, "max_tokens": 1}
+        await http.post("/v1/chat/completions", json=body, headers=blue | {"x-agent-id": "bob"})
+        assert whole.telemetry.tokens_forwarded - before < 40
+        for key, name in ((red, "ann"), (blue, "bob")):
+            listed = (await http.get("/v1/agents", headers=key)).json()["data"]
+            assert [one["name"] for one in listed] == [name]
+
+
+async def test_a_disk_without_room_for_an_agents_file_is_told_and_passes(whole: Whole) -> None:
+    async with client(whole) as http:
+        await make(http)
+        file = (await http.get(at("ann", "export"))).content
+        with file_size_limit(1000):
+            for refused in (
+                await http.get(at("ann", "export")),
+                await http.post(at("bob", "import"), content=file),
+            ):
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_room")
+                assert int(refused.headers["retry-after"]) >= 1
+        assert (await http.get(at("ann", "export"))).content == file
+        assert (await http.post(at("bob", "import"), content=file)).status_code == 201
 
 
 def _fields(path: str) -> tuple[str, ...]:

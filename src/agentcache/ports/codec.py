@@ -46,7 +46,9 @@ class Codec(Protocol):
         ...
 
     def join(self, spec: CacheSpec, parts: Sequence[tuple[Payload, int]]) -> Payload:
-        """The payload of neighbours, of each its first so many rows; the last one is taken whole.
+        """The payload of neighbours, of each its first so many rows.
+
+        The last one is taken whole unless `spec` has full layers alone.
 
         The bytes are those that there are: nothing is decoded. Window rows and state arrays are as
         they are at the end of the last one. Raises ValueError when a payload is not what `spec`

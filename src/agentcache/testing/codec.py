@@ -83,6 +83,21 @@ class CodecContract:
             key: bytes(tensor.data) for key, tensor in whole.tensors.items()
         }
 
+    @anyone
+    @given(data=st.data(), spec=strategies.full_specs(), count=st.integers(2, 9))
+    def test_the_first_rows_alone_are_the_bytes_of_these_rows_encoded_alone(
+        self, data: st.DataObject, spec: CacheSpec, count: int
+    ) -> None:
+        rows = data.draw(strategies.rows(spec, count, wild=True))
+        left = data.draw(st.integers(1, count - 1))
+        one = self.codec
+        cut = one.join(spec, [(one.encode(spec, rows), left)])
+        alone = one.encode(spec, rows.part(0, left))
+        assert (cut.rows, cut.nbytes) == (left, alone.nbytes)
+        assert {key: bytes(tensor.data) for key, tensor in cut.tensors.items()} == {
+            key: bytes(tensor.data) for key, tensor in alone.tensors.items()
+        }
+
     def test_payloads_that_do_not_belong_together_are_not_joined(self) -> None:
         one = self.codec
         payload = one.encode(MIXED, filled(MIXED, 4))

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from agentcache.adapters.disk.files import room_for
 from agentcache.adapters.http.body import chunks
 from agentcache.adapters.http.compression import coding_of
 from agentcache.adapters.http.query import flag
@@ -40,7 +41,7 @@ async def imported(service: Service, tenant: str, name: str, request: Request) -
     with _folder() as folder:
         path = folder / "agent"
         limit = max(0, shutil.disk_usage(folder).free - _SPARE)
-        with path.open("xb") as file:
+        with room_for(limit), path.open("xb") as file:
             async for chunk in chunks(request, limit):
                 await asyncio.to_thread(file.write, chunk)
         await asyncio.to_thread(service.take_in, tenant, path, name, replace)

@@ -18,6 +18,7 @@ from agentcache.domain.errors import (
     ModelError,
     Overloaded,
     PromptTooLong,
+    StoreFull,
     TurnCancelled,
     TurnFailed,
     Unauthenticated,
@@ -96,6 +97,7 @@ TABLE: dict[type[Exception], _Row] = {
     AgentBusy: _Row(409, "invalid_request_error", "agent_busy"),
     Overloaded: _Row(429, "rate_limit_error", "overloaded"),
     Unavailable: _Row(503, "overloaded_error", "unavailable"),
+    StoreFull: _Row(503, "overloaded_error", "no_room"),
     TurnCancelled: _Row(503, "overloaded_error", "turn_cancelled"),
     TurnFailed: _Row(500, "server_error", "turn_failed"),
 }
@@ -167,7 +169,7 @@ def _retry_headers(error: Exception) -> dict[str, str]:
         return {"x-should-retry": "false"}  # SDKs retry every 409 otherwise
     if isinstance(error, Overloaded | Unavailable | AgentBusy):
         seconds = max(error.retry_after, 0.001)
-    elif isinstance(error, TurnCancelled):
+    elif isinstance(error, TurnCancelled | StoreFull):
         seconds = 1.0
     elif isinstance(error, Unauthenticated):
         return {"www-authenticate": "Bearer"}
