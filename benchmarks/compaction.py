@@ -33,6 +33,7 @@ from agentcache.domain.tokens import Tokens, tokens
 from agentcache.fetcher import Fetched, Fetcher
 from agentcache.keeper import Keeper
 from agentcache.outbox import Outbox
+from agentcache.ports.codec import Codec
 from agentcache.ports.rows import Rows, empty_rows
 from agentcache.tiers import Tiers
 from agentcache.writer import Writer
@@ -52,6 +53,7 @@ class Bench:
     keeper: Keeper
     compactor: Compactor
     fetcher: Fetcher
+    codec: Codec
     telemetry: RecordingTelemetry
     rows: Rows
     inbox: "queue.SimpleQueue[Callable[[], None]]"
@@ -64,7 +66,7 @@ class Bench:
 
     def turn(self, ids: "Tokens[int]", cuts: tuple[int, ...], merge: bool) -> None:
         """Keep what is new of `ids`, and wait until all is written, and merged."""
-        path = self.keeper.keep(self, Park(1, ROOT, ids, cuts))
+        path = self.keeper.keep(self, Park(1, ROOT, ids, cuts), self.codec)
         known = self.keeper.registry.get(KEY)
         before = known or Session(KEY)
         self.keeper.write(path, before.succeeded((), path.cursor, b"", 0.0))
@@ -97,7 +99,7 @@ class Bench:
         for array in out.full.values():
             array.fill(0)
         began = time.perf_counter()
-        self.fetcher.fetch(path.restoring(), {}, out, told.put)
+        self.fetcher.fetch(self.codec, path.restoring(), {}, out, told.put)
         found = told.get()
         seconds = time.perf_counter() - began
         assert not found.failed, found.failed
@@ -116,10 +118,11 @@ def bench(home: Path, name: str, rows: Rows) -> Iterator[Bench]:
         writer.open()
         outbox = Outbox(Lineage(SPEC), SessionRegistry(), writer, inbox.put)
         tiers = Tiers(outbox, telemetry, warm_cap=0)
-        keeper = Keeper(SPEC, codec(name), tiers, DiskRoom(tiers, cap=1 << 40))
-        fetcher = Fetcher(SPEC, codec(name), segments)
-        compactor, tolerance = Compactor(keeper, fetcher), 0.0 if name == "native" else 0.5
-        yield Bench(keeper, compactor, fetcher, telemetry, rows, inbox, tolerance)
+        keeper = Keeper(SPEC, tiers, DiskRoom(tiers, cap=1 << 40))
+        fetcher = Fetcher(SPEC, segments)
+        compactor = Compactor(keeper, fetcher, lambda _root: codec(name))
+        tolerance = 0.0 if name == "native" else 0.5
+        yield Bench(keeper, compactor, fetcher, codec(name), telemetry, rows, inbox, tolerance)
         fetcher.close()
         writer.close()
         segments.close()

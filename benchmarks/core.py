@@ -151,7 +151,7 @@ def recognitions(made: Idle, times: int) -> None:
         number = made.chance.randrange(made.count)
         known = made.registry.get(SessionKey("default", ROOT, f"agent{number}"))
         assert known is not None
-        assert made.registry.recognise("default", ROOT, known.spans) is known  # type: ignore[arg-type]
+        assert made.registry.recognise("default", (ROOT,), known.spans) is known  # type: ignore[arg-type]
         made.registry.put(known.succeeded(known.spans, None, b"", 1.0))
 
 

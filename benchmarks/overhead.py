@@ -36,6 +36,7 @@ from agentcache.domain.plan import Sampled, StepResult
 from agentcache.domain.request import Identity
 from agentcache.loop import EngineLoop
 from agentcache.preparing import Ask, prepared
+from agentcache.roots import Codecs
 from agentcache.service import Service
 
 SAID = ord("a")
@@ -92,7 +93,7 @@ def assembly(step_seconds: float) -> Assembly:
     return Assembly(
         load_engine=engine,
         load_tokenizer=MemoryTokenizer,
-        codec=codec("native"),
+        codecs=Codecs(codec("native")),
         segments=MemorySegmentStore(),
         sessions=MemorySessionStore(),
         clock=SystemClock(),

@@ -143,7 +143,7 @@ class Bench:
         with clock.on("resume"):
             with clock.on("fetch"):
                 out = self.engine.start(sequence, count + SLACK, count)
-                fetcher.fetch((step,), {}, out, done)
+                fetcher.fetch(codec(name), (step,), {}, out, done)
                 came.wait()
             assert not found[0].failed, found[0].failed
             self.engine.adopt(sequence, count)
@@ -184,7 +184,7 @@ def main() -> None:
 def _measured(bench: Bench, count: int, names: list[str], rounds: int) -> dict[str, object]:
     bench.prepare(count)
     hot, clocks = Clock(), {name: Clock() for name in names}
-    fetchers = {name: Fetcher(bench.engine.card.spec, codec(name), bench.store) for name in names}
+    fetchers = {name: Fetcher(bench.engine.card.spec, bench.store) for name in names}
     for _ in range(rounds):
         for name, clock in clocks.items():
             segment = bench.parked(name, clock, count)

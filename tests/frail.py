@@ -176,3 +176,9 @@ class CountingCodec(NativeCodec):
     def decode(self, spec: CacheSpec, payload: Payload, out: Rows, first: int = 0) -> None:
         with self.reads:
             super().decode(spec, payload, out, first)
+
+
+class OtherCodec(CountingCodec):
+    """As lossless, but another one: neither can make anything of the other's rows."""
+
+    name = "other"

@@ -56,7 +56,7 @@ class Parking:
         """A new sequence of the first `stop` rows."""
         engine = self.driver.engine
         steps = tuple(Step(one, min(one.stop, stop)) for one in self.segments if one.start < stop)
-        fetcher = Fetcher(engine.card.spec, self.codec, self.store)
+        fetcher = Fetcher(engine.card.spec, self.store)
         found: list[Fetched] = []
         arrived = threading.Event()
 
@@ -64,7 +64,8 @@ class Parking:
             found.append(fetched)
             arrived.set()
 
-        fetcher.fetch(steps, self.warm, engine.start(sequence, capacity, stop), done)
+        rows = engine.start(sequence, capacity, stop)
+        fetcher.fetch(self.codec, steps, self.warm, rows, done)
         assert arrived.wait(60)
         fetcher.close()
         assert not found[0].failed

@@ -19,7 +19,9 @@ from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish
 from agentcache.loop import EngineLoop
+from agentcache.plugins import codecs
 from agentcache.porting import Porter
+from agentcache.roots import Codecs
 from agentcache.service import Service
 
 
@@ -69,7 +71,7 @@ def whole_service(
             vocabulary=VOCABULARY, ends=frozenset({END}), context=context, end_rate=end_rate
         ),
         load_tokenizer=MemoryTokenizer,
-        codec=codec("native"),
+        codecs=Codecs(codec("native"), codecs()),
         segments=MemorySegmentStore(),
         sessions=MemorySessionStore(),
         clock=clock,

@@ -7,6 +7,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self, cast
 
 from attrs import define, field
@@ -27,6 +28,7 @@ from agentcache.domain.turn import TurnState
 from agentcache.fetcher import Fetcher
 from agentcache.loop import EngineLoop
 from agentcache.preparing import Ask, prepared
+from agentcache.roots import Codecs
 from agentcache.service import Service
 from tests.frail import CountingCodec, Disk, FrailEngine
 from tests.talks import Said, Talk
@@ -98,6 +100,7 @@ class World:
     clock: ManualClock = field(factory=ManualClock)
     telemetry: RecordingTelemetry = field(factory=RecordingTelemetry)
     codec: CountingCodec = field(factory=CountingCodec)
+    other_codecs: tuple[type[CountingCodec], ...] = ()
     engine: FrailEngine = field(init=False)
     conductor: Conductor = field(init=False)
     _inbox: Inbox = field(factory=Inbox, init=False)
@@ -116,10 +119,11 @@ class World:
     def assembly(self) -> Assembly:
         row_bytes = self.spec.row_bytes + self.spec.window_row_bytes
         self.codec.reads = self.disk.reads
+        others = {one.name: partial(one, self.disk.reads) for one in self.other_codecs}
         return Assembly(
             load_engine=self._load_engine,
             load_tokenizer=MemoryTokenizer,
-            codec=self.codec,
+            codecs=Codecs(self.codec, others),
             segments=self.disk,
             sessions=self.disk,
             clock=self.clock,
@@ -140,7 +144,7 @@ class World:
         if self.steady:
             fetcher = self.conductor.fetcher
             fetcher.close()
-            fetcher = Fetcher(fetcher.spec, fetcher.codec, fetcher.store, threads=1)
+            fetcher = Fetcher(fetcher.spec, fetcher.store, threads=1)
             self.conductor.fetcher = self.conductor.compactor.fetcher = fetcher
             self._hold()
 
@@ -284,9 +288,9 @@ class World:
     # -- looking -----------------------------------------------------------------------------
 
     def session(self, name: str, tenant: str = "default") -> Session | None:
-        """The session of this name, under the root of the model that is served."""
-        found = (one for one in self.conductor.keeper.registry if one.key.tenant == tenant)
-        return next((one for one in found if one.name == name), None)
+        """The session of this name, of the model that is served."""
+        roots = self.conductor.roots.of(tenant)
+        return self.conductor.keeper.registry.named(tenant, roots, name)
 
     def names(self) -> list[str]:
         return sorted(one.name for one in self.conductor.keeper.registry)

@@ -16,7 +16,7 @@ from agentcache.succession import NAMELESS
 
 @frozen
 class AgentView:
-    """One agent as it is at the moment.
+    """One agent as it is at the moment. `codec` is what its rows are kept with.
 
     `turns` is how many can be taken back. `nbytes` are the encoded bytes that it builds on, of
     which others use `shared_bytes` too. `tier` is where its next turn finds its rows. Of all
@@ -27,6 +27,7 @@ class AgentView:
     name: str
     tenant: str
     model: str
+    codec: str
     tokens: int
     messages: int
     turns: int
@@ -45,9 +46,14 @@ class AgentView:
 
 def views(conductor: Conductor, tenant: str, nameless: bool = False) -> Iterator[AgentView]:
     """The agents of a tenant that have a name, or all, as they are now. From any thread."""
-    root = conductor.root(tenant)
+    roots = conductor.roots.of(tenant)
+    registry = conductor.keeper.registry
     sessions = [
-        one for one in conductor.keeper.registry if (one.key.tenant, one.key.root) == (tenant, root)
+        one
+        for one in registry
+        if one.key.tenant == tenant
+        and (last := registry.named(tenant, roots, one.name)) is not None
+        and last.key == one.key
     ]
     paths = {one.key: _path(conductor, one) for one in sessions}
     users = Counter(step.segment.key for path in paths.values() for step in path)
@@ -71,6 +77,7 @@ def _view(
         name=session.name,
         tenant=session.key.tenant,
         model=conductor.engine.card.name,
+        codec=conductor.roots.codec_name(session.key.root),
         tokens=session.tokens,
         messages=len(session.messages),
         turns=len(turn_starts(session.messages)),

@@ -23,7 +23,7 @@ from agentcache.domain.errors import (
     UnknownAnswer,
 )
 from agentcache.domain.path import Match
-from agentcache.domain.session import Session, SessionKey
+from agentcache.domain.session import Session
 from agentcache.domain.tools import parsed_tools
 from agentcache.loop import EngineLoop
 from agentcache.outbox import Done
@@ -82,9 +82,8 @@ class Agents:
         check_name(new)
 
         def change(conductor: Conductor, done: Done) -> None:
-            key = SessionKey(tenant, conductor.root(tenant), new)
             session = _known(conductor, tenant, name)
-            if conductor.keeper.registry.get(key) is not None or _is_busy(conductor, key):
+            if _all_known(conductor, tenant, new) or _is_busy(conductor, tenant, new):
                 raise AgentExists(new)
             _write(conductor, forked(session, new, self._clock.wall()), done)
 
@@ -102,7 +101,7 @@ class Agents:
 
         def change(conductor: Conductor, done: Done) -> None:
             now = _known(conductor, tenant, name)
-            if _is_busy(conductor, now.key) or now.generation != session.generation:
+            if _is_busy(conductor, tenant, name) or now.generation != session.generation:
                 raise AgentBusy(name)
             _rewind(conductor, now, kept, spans, self._clock.wall(), done)
 
@@ -125,13 +124,14 @@ class Agents:
         """Delete the agent, pinned or not. Raises UnknownAgent, AgentBusy, Unavailable."""
 
         def change(conductor: Conductor, done: Done) -> None:
-            session = _known(conductor, tenant, name)
-            if _is_busy(conductor, session.key):
+            found = _all_known(conductor, tenant, name)
+            if not found:
+                raise UnknownAgent(name)
+            if _is_busy(conductor, tenant, name):
                 raise AgentBusy(name)
-            hot = conductor.planner.hot
-            if (resting := hot.resting(session.key)) is not None:
-                hot.drop(resting)
-            conductor.keeper.tiers.forget(session.key, done)
+            for session in found[1:]:  # what it may have left behind under other codecs
+                _forget(conductor, session, lambda _durable: None)
+            _forget(conductor, found[0], done)
 
         await self._committed(change)
 
@@ -142,13 +142,11 @@ class Agents:
         self._answered(tenant, turn)
 
         def change(conductor: Conductor, done: Done) -> None:
-            session = conductor.keeper.registry.answered(tenant, conductor.root(tenant), turn)
-            if session is None:
-                raise UnknownAnswer(turn)
-            if _is_busy(conductor, session.key):
+            session = _with_answer(conductor, tenant, turn)
+            if _is_busy(conductor, tenant, session.name):
                 raise AgentBusy(session.name)
             if session.messages[-1].turn == turn and session.name.startswith(NAMELESS):
-                conductor.keeper.tiers.forget(session.key, done)
+                _forget(conductor, session, done)
             else:
                 messages = (
                     evolve(one, turn=None) if one.turn == turn else one for one in session.messages
@@ -164,9 +162,7 @@ class Agents:
 
     def _answered(self, tenant: str, turn: str) -> tuple[Session, int]:
         conductor = self._loop.conductor
-        session = conductor.keeper.registry.answered(tenant, conductor.root(tenant), turn)
-        if session is None:
-            raise UnknownAnswer(turn)
+        session = _with_answer(conductor, tenant, turn)
         return session, [one.turn for one in session.messages].index(turn)
 
     async def _evolve(self, tenant: str, name: str, after: Callable[[Session], Session]) -> None:
@@ -185,21 +181,40 @@ class Agents:
 
 
 def _known(conductor: Conductor, tenant: str, name: str) -> Session:
-    key = SessionKey(tenant, conductor.root(tenant), name)
-    session = conductor.keeper.registry.get(key)
+    roots = conductor.roots.of(tenant)
+    session = conductor.keeper.registry.named(tenant, roots, name)
     if session is None:
         raise UnknownAgent(name)
     return session
 
 
-def _is_busy(conductor: Conductor, key: SessionKey) -> bool:
-    """Whether a turn waits or runs that will replace the session."""
+def _all_known(conductor: Conductor, tenant: str, name: str) -> tuple[Session, ...]:
+    return conductor.keeper.registry.all_named(tenant, conductor.roots.of(tenant), name)
+
+
+def _with_answer(conductor: Conductor, tenant: str, turn: str) -> Session:
+    roots = conductor.roots.of(tenant)
+    session = conductor.keeper.registry.answered(tenant, roots, turn)
+    if session is None:
+        raise UnknownAnswer(turn)
+    return session
+
+
+def _is_busy(conductor: Conductor, tenant: str, name: str) -> bool:
+    """Whether a turn waits or runs that will replace the session of this name."""
     requests = (turn.request for turn in conductor.planner.turns.values())
+    whose = (one for one in requests if one.identity.tenant == tenant)
     return any(
-        one.session == key
-        or (one.root == key.root and one.identity.exclusive and one.identity.name == key.name)
-        for one in requests
+        (one.session is not None and one.session.name == name)
+        or (one.identity.exclusive and one.identity.name == name)
+        for one in whose
     )
+
+
+def _forget(conductor: Conductor, session: Session, done: Done) -> None:
+    if (resting := conductor.planner.hot.resting(session.key)) is not None:
+        conductor.planner.hot.drop(resting)
+    conductor.keeper.tiers.forget(session.key, done)
 
 
 def _write(conductor: Conductor, session: Session, done: Done) -> None:

@@ -18,7 +18,6 @@ from agentcache.fetcher import Fetcher
 from agentcache.keeper import Keeper
 from agentcache.outbox import Outbox, Post
 from agentcache.ports.clock import Clock
-from agentcache.ports.codec import Codec
 from agentcache.ports.engine import Engine, ModelCard
 from agentcache.ports.grammar import Grammars
 from agentcache.ports.segment_store import SegmentStore
@@ -26,6 +25,7 @@ from agentcache.ports.session_store import SessionStore
 from agentcache.ports.telemetry import Telemetry
 from agentcache.ports.tokenizer import Tokenizer
 from agentcache.rendering import PromptBuilder
+from agentcache.roots import Codecs, Roots
 from agentcache.tiers import Tiers
 from agentcache.writer import Writer
 
@@ -65,7 +65,7 @@ class Assembly:
 
     load_engine: Callable[[], Engine]
     load_tokenizer: Callable[[], Tokenizer]
-    codec: Codec
+    codecs: Codecs
     segments: SegmentStore
     sessions: SessionStore
     clock: Clock
@@ -112,13 +112,13 @@ class Assembly:
             engine=engine,
             planner=self._planner(engine.card, keeper.lineage),
             keeper=keeper,
-            fetcher=Fetcher(engine.card.spec, self.codec, self.segments),
+            fetcher=Fetcher(engine.card.spec, self.segments),
             tokenizer=tokenizer,
             builder=PromptBuilder(tokenizer),
             clock=self.clock,
             telemetry=self.telemetry,
             post=post,
-            salt=salt,
+            roots=Roots(engine.card, salt, self.codecs),
             durable=self.durable,
             idle_ttl=self.idle_ttl,
             grammars=self.open_grammars and self.open_grammars(tokenizer, engine.card),
@@ -128,7 +128,7 @@ class Assembly:
         outbox = Outbox(Lineage(spec, self.least_shared), SessionRegistry(), writer, post)
         tiers = Tiers(outbox, self.telemetry, self.budgets.warm)
         room = DiskRoom(tiers, self.budgets.disk, self.budgets.disk_floor, self.free_bytes)
-        return Keeper(spec, self.codec, tiers, room)
+        return Keeper(spec, tiers, room)
 
     def _planner(self, card: ModelCard, lineage: Lineage) -> Planner:
         hot = HotTier(BlockPool(self.budgets.blocks(card.spec)), price(card.spec))

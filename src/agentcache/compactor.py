@@ -8,6 +8,7 @@ it had, and everything before it can be given up.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
 
@@ -24,6 +25,7 @@ from agentcache.domain.tokens import tokens
 from agentcache.fetcher import Fetcher
 from agentcache.keeper import Keeper
 from agentcache.outbox import weight
+from agentcache.ports.codec import Codec
 from agentcache.ports.payload import Payload
 
 log = logging.getLogger(__name__)
@@ -55,12 +57,14 @@ class Compactor:
     """Merges one run of neighbours at a time, on paths that have grown.
 
     Those are the paths of sessions that had a turn, and those that it is told to `visit`. Called on
-    the engine thread. Segments that anybody holds, but for pins, are left alone, and so
-    is what has no room for a second copy. Once it shall `rest`, it begins nothing any more.
+    the engine thread. `codec` is that of a root. Segments that anybody holds, but for pins, are
+    left alone, and so is what has no room for a second copy. Once it shall `rest`, it begins
+    nothing any more.
     """
 
     keeper: Keeper
     fetcher: Fetcher
+    codec: Callable[[bytes], Codec]
     _due: dict[bytes, None] = field(factory=dict, init=False)  # the last segments of paths
     _busy: bool = field(default=False, init=False)
     _resting: bool = field(default=False, init=False)
@@ -152,9 +156,10 @@ class Compactor:
     # -- doing it ----------------------------------------------------------------------------
 
     def _begin(self, run: _Run) -> None:
+        codec = self.codec(run.segments[0].root)
         self._busy = True
         took = self.keeper.outbox.expecting(partial(self._joined, run))
-        self.fetcher.join(run.steps, self.keeper.tiers.warm, took)
+        self.fetcher.join(codec, run.steps, self.keeper.tiers.warm, took)
 
     def _joined(self, run: _Run, made: Payload | Exception) -> None:
         if isinstance(made, Exception) or not self._is_still_there(run):

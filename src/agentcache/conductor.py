@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agentcache.compactor import Compactor
 from agentcache.domain.errors import AgentCacheError, Unavailable
@@ -23,8 +23,7 @@ from agentcache.domain.plan import (
 from agentcache.domain.planner import Planner
 from agentcache.domain.pool import BLOCK_TOKENS
 from agentcache.domain.request import Finish, Tier, TurnRequest
-from agentcache.domain.segment import root_key
-from agentcache.domain.session import SessionKey
+from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import Span, concatenated
 from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import Turn
@@ -38,6 +37,7 @@ from agentcache.ports.grammar import Grammars
 from agentcache.ports.telemetry import Telemetry
 from agentcache.ports.tokenizer import Tokenizer
 from agentcache.rendering import PromptBuilder
+from agentcache.roots import Roots
 from agentcache.speech import Emit, Speech
 from agentcache.steps import Steps, said_of
 from agentcache.succession import on_a_fork, session_key, successor
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class Conductor:
     """Drives the planner, the engine, the fetcher and the keeper for one model.
 
-    `salt` is the home's secret, which the roots of tenants are made with. With `durable`, a turn's
+    `roots` tell whose rows are whose, and how they are kept. With `durable`, a turn's
     Ended is told after the commit of what it left behind; else before.
     """
 
@@ -62,7 +62,7 @@ class Conductor:
     clock: Clock
     telemetry: Telemetry
     post: Post
-    salt: bytes
+    roots: Roots
     durable: bool = True
     idle_ttl: float | None = None
     grammars: Grammars | None = None
@@ -82,7 +82,7 @@ class Conductor:
 
     @compactor.default
     def _new_compactor(self) -> Compactor:
-        return Compactor(self.keeper, self.fetcher)
+        return Compactor(self.keeper, self.fetcher, self.roots.codec)
 
     def enqueue(self, request: TurnRequest, emit: Emit) -> int:
         """Let a turn wait for its place; `emit` is told what becomes of it.
@@ -90,7 +90,7 @@ class Conductor:
         Raises what `Planner.enqueue` raises, InvalidRequest for an empty stop sequence, and
         Unavailable for a turn that was prepared for another model.
         """
-        if request.root != self.root(request.identity.tenant):
+        if request.root not in self.roots.of(request.identity.tenant):
             raise Unavailable("swapping")
         if request.when_busy == "fork" and self.planner.is_busy(request.identity):
             request = on_a_fork(request)
@@ -99,11 +99,6 @@ class Conductor:
         number = self.planner.enqueue(request, now).number
         self._speeches[number] = speech
         return number
-
-    def root(self, tenant: str) -> bytes:
-        """The key that the tenant's lineage of this model starts from."""
-        card, codec = self.engine.card, self.keeper.codec.name
-        return root_key(card.digest, card.spec.dtype, card.epoch, codec, tenant, self.salt)
 
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
@@ -206,6 +201,7 @@ class Conductor:
         if start.restore:
             fetched = partial(self._fetched, start, self.clock.monotonic())
             self.fetcher.fetch(
+                self.roots.codec(start.steps[0].segment.root),
                 start.steps,
                 self.keeper.tiers.warm,
                 rows,
@@ -252,19 +248,30 @@ class Conductor:
             return
         key = session_key(request, self.keeper.registry)
         before = self.keeper.registry.get(key)
+        left = None if before else self._leaves(request, key)
+        before = before or (left and evolve(left, key=key))
         now, answer = self.clock.wall(), speech.text if speech.sampled else None
         session = successor(key, before, request, spans, path.cursor, now, answer, turn.cached)
         self.planner.parked(turn.number, key, self.clock.monotonic())
-        if self.durable:
-            self.keeper.write(path, session, lambda _durable: speech.emit(ended))
-        else:
-            self.keeper.write(path, session)
-            speech.emit(ended)
+        tell = partial(speech.emit, ended)
+        self.keeper.write(
+            path, session, partial(_written, self.keeper, left, tell if self.durable else None)
+        )
+        if not self.durable:
+            tell()
+
+    def _leaves(self, request: TurnRequest, key: SessionKey) -> Session | None:
+        """The agent under the codec that it leaves; it stays there until it is safe elsewhere."""
+        roots = self.roots.of(key.tenant) if request.identity.exclusive else ()
+        left = self.keeper.registry.named(key.tenant, roots, key.name)
+        if left is not None and (resting := self.planner.hot.resting(left.key)) is not None:
+            self.planner.hot.drop(resting)
+        return left
 
     def _kept(self, park: Park) -> Match:
         """The path to the rows of `park`; as far as there is one, if they cannot be encoded."""
         try:
-            return self.keeper.keep(self.engine, park)
+            return self.keeper.keep(self.engine, park, self.roots.codec(park.root))
         except Exception:
             log.exception("the rows of sequence %d could not be kept", park.sequence)
             return self.keeper.lineage.match(park.root, park.ids)
@@ -325,6 +332,16 @@ class Conductor:
         finish = Finish.STOP if stopped or speech.stop is not None else turn.finish or Finish.STOP
         self.planner.finish(notice.turn, finish, keep)
         self._spans[notice.turn] = spans
+
+
+def _written(
+    keeper: Keeper, left: Session | None, tell: Callable[[], None] | None, durable: bool
+) -> None:
+    """A turn was; nothing here holds the model, which may be gone before the next write."""
+    if tell is not None:
+        tell()
+    if durable and left is not None and keeper.registry.get(left.key) is left:
+        keeper.tiers.forget(left.key)
 
 
 def _heir(request: TurnRequest) -> SessionKey | None:

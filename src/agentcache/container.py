@@ -19,12 +19,13 @@ from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
 from agentcache.model_shelf import ModelShelf
-from agentcache.plugins import codec, made, parse_choices, plugged
+from agentcache.plugins import codec, codecs, made, parse_choices, plugged
 from agentcache.porting import Porter
 from agentcache.ports.engine import Engine, ModelCard
 from agentcache.ports.grammar import Grammars
 from agentcache.ports.model_source import ModelFolder
 from agentcache.ports.tokenizer import Tokenizer
+from agentcache.roots import Codecs
 from agentcache.service import Service
 from agentcache.settings import Settings
 
@@ -114,6 +115,7 @@ class Container(containers.DeclarativeContainer):
         model_source.provided.resolve.call(settings.provided.model, progress)
     )
     codec = providers.Singleton(codec, settings.provided.codec)
+    codecs = providers.Singleton(Codecs, codec, providers.Callable(codecs))
     segments = providers.Singleton(
         plugged,
         "segments",
@@ -144,7 +146,7 @@ class Container(containers.DeclarativeContainer):
         Assembly,
         load_engine=load_engine.provider,
         load_tokenizer=load_tokenizer.provider,
-        codec=codec,
+        codecs=codecs,
         segments=segments,
         sessions=sessions,
         clock=clock,

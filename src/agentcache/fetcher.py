@@ -33,6 +33,7 @@ class Fetched:
 class _Gathering:
     """One fetch under way: how many parts are still to be done, and what was found so far."""
 
+    codec: Codec
     done: Callable[[Fetched], None]
     open: int
     read: list[tuple[Segment, Payload]] = field(factory=list)
@@ -60,7 +61,6 @@ class Fetcher:
     """Restores paths of segments: every segment, and every DECODE_ROWS of it, a task of its own."""
 
     spec: CacheSpec
-    codec: Codec
     store: SegmentStore
     threads: int = field(factory=_threads)
     _pool: ThreadPoolExecutor = field(init=False)
@@ -71,6 +71,7 @@ class Fetcher:
 
     def fetch(
         self,
+        codec: Codec,
         steps: tuple[Step, ...],
         warm: Mapping[bytes, Payload],
         out: Rows,
@@ -78,14 +79,16 @@ class Fetcher:
     ) -> None:
         """Decode all `steps` into `out`; `done` is called once at the end, on a reader thread.
 
-        Payloads that are not in `warm` are read. Every step is tried, whatever comes of the others.
+        `codec` is that of their root: a payload of another one cannot be used. Those that are not
+        in `warm` are read. Every step is tried, whatever comes of the others.
         """
-        job = _Gathering(done, len(steps))
+        job = _Gathering(codec, done, len(steps))
         for step in steps:
             self._pool.submit(self._load, job, step, warm.get(step.segment.key), out)
 
     def join(
         self,
+        codec: Codec,
         parts: tuple[Step, ...],
         warm: Mapping[bytes, Payload],
         done: Callable[[Payload | Exception], None],
@@ -98,7 +101,7 @@ class Fetcher:
 
         def work() -> None:
             try:
-                answer: Payload | Exception = self._joined(found)
+                answer: Payload | Exception = self._joined(codec, found)
             except Exception as error:
                 answer = error
             done(answer)
@@ -109,12 +112,12 @@ class Fetcher:
         """Finish what is under way and end the threads."""
         self._pool.shutdown()
 
-    def _joined(self, found: Sequence[tuple[Step, Payload | None]]) -> Payload:
+    def _joined(self, codec: Codec, found: Sequence[tuple[Step, Payload | None]]) -> Payload:
         parts = [
             (payload or self.store.read(step.segment), step.stop - step.segment.start)
             for step, payload in found
         ]
-        return self.codec.join(self.spec, parts)
+        return codec.join(self.spec, parts)
 
     def _load(self, job: _Gathering, step: Step, payload: Payload | None, out: Rows) -> None:
         try:
@@ -134,7 +137,7 @@ class Fetcher:
     def _decode(self, job: _Gathering, step: Step, payload: Payload, out: Rows, start: int) -> None:
         try:
             part = _part(out, step, start)
-            self.codec.decode(self.spec, payload, part, first=start - step.segment.start)
+            job.codec.decode(self.spec, payload, part, first=start - step.segment.start)
         except Exception as error:
             job.failed.setdefault(step.segment.key, (step.segment, error))
         finally:

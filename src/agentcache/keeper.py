@@ -32,7 +32,6 @@ class Keeper:
     """
 
     spec: CacheSpec
-    codec: Codec
     tiers: Tiers
     room: DiskRoom
     lineage: Lineage = field(init=False)
@@ -83,18 +82,21 @@ class Keeper:
 
     # -- keeping -----------------------------------------------------------------------------
 
-    def keep(self, source: RowSource, park: Park) -> Match:
-        """Encode the rows of `park` that the lineage lacks; returns the path to its last row."""
+    def keep(self, source: RowSource, park: Park, codec: Codec) -> Match:
+        """Encode the rows of `park` that the lineage lacks; returns the path to its last row.
+
+        `codec` is that of their root.
+        """
         path = self.lineage.match(park.root, park.ids)
         for stop in park.cuts:
             if stop > path.length:
-                self._append(source, park, path, stop)
+                self._append(source, park, codec, path, stop)
                 path = self.lineage.match(park.root, park.ids)
         return path
 
-    def _append(self, source: RowSource, park: Park, path: Match, stop: int) -> None:
+    def _append(self, source: RowSource, park: Park, codec: Codec, path: Match, stop: int) -> None:
         start, parent = path.length, path.cursor
-        payload = self.codec.encode(self.spec, source.export(park.sequence, start, stop))
+        payload = codec.encode(self.spec, source.export(park.sequence, start, stop))
         segment = Segment.following(
             park.root, parent.key if parent else None, start, park.ids[start:stop], payload.nbytes
         )

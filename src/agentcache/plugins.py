@@ -7,6 +7,7 @@ A package offers an adapter under the group of its port; a setting chooses it by
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from types import MappingProxyType
@@ -79,6 +80,11 @@ def codec(name: str) -> "Codec":
         problem = f"it calls itself {found.name!r}, which tells whose rows are whose"
         raise AdapterError("codec", name, problem, _ask(_entry("codec", name)))
     return found
+
+
+def codecs() -> "dict[str, Callable[[], Codec]]":
+    """What makes each of the codecs that there are, the bundled ones first. Makes none of them."""
+    return {name: partial(codec, name) for name in (*BUNDLED_CODECS, *offered("codec"))}
 
 
 def made(port: str, name: str, *given: object) -> Any:

@@ -22,10 +22,13 @@ from agentcache.domain.errors import (
     UnknownAgent,
 )
 from agentcache.domain.path import Match
+from agentcache.domain.request import Identity
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
+from agentcache.keeper import Keeper
 from agentcache.loop import EngineLoop
 from agentcache.outbox import Done
+from agentcache.ports.codec import Codec
 from agentcache.ports.payload import Payload
 from agentcache.ports.portable import Origin, PortableFile, PortableFiles
 from agentcache.succession import check_name
@@ -62,8 +65,9 @@ class Porter:
 
         Rows that are here already are not written again. Where it ends in the middle there is no
         agent: the rows that were written are verified ones like any, and the first to be evicted.
-        Raises InvalidRequest for a file that does not add up, or is of another model or codec;
-        AgentExists unless to `replace`, AgentBusy, Unavailable, OSError.
+        Its rows keep their codec. Raises InvalidRequest for a file that does not add up, is of
+        another model, or has a codec that there is not; AgentExists unless to `replace`, AgentBusy,
+        Unavailable, OSError.
         """
         with self._files.open(path) as file:
             called = name or file.portable.session.name
@@ -85,7 +89,7 @@ class Porter:
     ) -> Iterator[tuple[Segment, Payload]]:
         for index, segment in enumerate(arrival.segments):
             payload = file.read(index)
-            self._require_layout(segment, payload)
+            self._require_layout(arrival, segment, payload)
             yield segment, payload
 
     def _bring(
@@ -102,13 +106,13 @@ class Porter:
 
         self._committed(bring)
 
-    def _require_layout(self, segment: Segment, payload: Payload) -> None:
+    def _require_layout(self, arrival: "_Arrival", segment: Segment, payload: Payload) -> None:
         """A model that is not loaded (no layer is known) takes rows as they are told to be."""
         keeper = self._loop.conductor.keeper
         if not keeper.spec.layers:
             return
         try:
-            keeper.codec.join(keeper.spec, [(payload, len(segment))])
+            arrival.codec.join(keeper.spec, [(payload, len(segment))])
         except ValueError as error:
             raise InvalidRequest(f"its rows are not those of this model: {error}", "file") from None
 
@@ -142,13 +146,14 @@ class _Arrival:
     """What an import will be here: the agent and its path under the root of this home."""
 
     session: Session
+    codec: Codec
     segments: tuple[Segment, ...]
     replace: bool
 
 
-def origin_of(conductor: Conductor) -> Origin:
-    """What rows of the model that is served mean something to."""
-    card, codec = conductor.engine.card, conductor.keeper.codec.name
+def origin_of(conductor: Conductor, codec: str) -> Origin:
+    """What rows of the model that is served mean something to, that are kept with `codec`."""
+    card = conductor.engine.card
     return Origin(card.name, card.digest, card.spec.dtype, card.epoch, codec)
 
 
@@ -156,8 +161,8 @@ def origin_of(conductor: Conductor) -> Origin:
 
 
 def _leased(conductor: Conductor, tenant: str, name: str) -> Departure:
-    keeper, key = conductor.keeper, SessionKey(tenant, conductor.root(tenant), name)
-    session = keeper.registry.get(key)
+    keeper, roots = conductor.keeper, conductor.roots
+    session = keeper.registry.named(tenant, roots.of(tenant), name)
     if session is None:
         raise UnknownAgent(name)
     path = keeper.lineage.path(session.cursor) if session.cursor else Match()
@@ -168,7 +173,9 @@ def _leased(conductor: Conductor, tenant: str, name: str) -> Departure:
     def stored(segment: Segment) -> Payload:
         return warm.get(segment.key) or store.read(segment)
 
-    return Departure(origin_of(conductor), session, path, keeper.spec, keeper.codec, stored)
+    codec = roots.codec(session.key.root)
+    origin = origin_of(conductor, codec.name)
+    return Departure(origin, session, path, keeper.spec, codec, stored)
 
 
 def _discard(conductor: Conductor, path: Match, error: SegmentUnusable) -> None:
@@ -182,14 +189,15 @@ def _discard(conductor: Conductor, path: Match, error: SegmentUnusable) -> None:
 def _arrival(
     conductor: Conductor, tenant: str, name: str, file: PortableFile, replace: bool
 ) -> _Arrival:
-    portable = file.portable
-    _require_same_model(origin_of(conductor), portable.origin)
-    key = SessionKey(tenant, conductor.root(tenant), name)
+    portable, codec = file.portable, file.portable.origin.codec
+    _require_same_model(origin_of(conductor, codec), portable.origin)
+    key = SessionKey(tenant, conductor.roots.root(tenant, codec), name)
     _require_free(conductor, key, replace)
     segments = rooted(key.root, portable.segments)
     at = portable.session.cursor
     cursor = Cursor(segments[-1].key, at.row) if at else None
-    return _Arrival(evolve(portable.session, key=key, cursor=cursor), segments, replace)
+    session = evolve(portable.session, key=key, cursor=cursor)
+    return _Arrival(session, conductor.roots.codec(key.root), segments, replace)
 
 
 def _settle(conductor: Conductor, arrival: _Arrival, done: Done) -> None:
@@ -197,26 +205,39 @@ def _settle(conductor: Conductor, arrival: _Arrival, done: Done) -> None:
     session, keeper = arrival.session, conductor.keeper
     _require_same_root(conductor, arrival)
     _require_free(conductor, session.key, arrival.replace)
-    if (resting := conductor.planner.hot.resting(session.key)) is not None:
+    registry, key = keeper.registry, session.key
+    known = registry.all_named(key.tenant, conductor.roots.of(key.tenant), key.name)
+    for resting in filter(None, (conductor.planner.hot.resting(one.key) for one in known)):
         conductor.planner.hot.drop(resting)
-    before = keeper.registry.get(session.key)
+    before = registry.get(key)
     now = evolve(session, generation=before.generation + 1 if before else 0)
     path = keeper.lineage.path(now.cursor) if now.cursor else Match()
-    keeper.write(path, now, done)
+    others = tuple(one.key for one in known if one.key != key)
+    keeper.write(path, now, partial(_written, keeper, others, done))
+
+
+def _written(keeper: Keeper, others: tuple[SessionKey, ...], done: Done, durable: bool) -> None:
+    """What it takes the place of under another codec goes once it is there itself."""
+    if not durable or not others:
+        done(durable)
+        return
+    for other in others[1:]:
+        keeper.tiers.forget(other)
+    if keeper.tiers.forget(others[0], done) is None:
+        done(True)
 
 
 def _require_free(conductor: Conductor, key: SessionKey, replace: bool) -> None:
-    requests = (turn.request for turn in conductor.planner.turns.values())
-    names = {(one.root, one.identity.name) for one in requests if one.identity.exclusive}
-    if (key.root, key.name) in names:
+    if conductor.planner.is_busy(Identity(key.name, key.tenant, exclusive=True)):
         raise AgentBusy(key.name)
-    if conductor.keeper.registry.get(key) is not None and not replace:
+    roots = conductor.roots.of(key.tenant)
+    if conductor.keeper.registry.named(key.tenant, roots, key.name) is not None and not replace:
         raise AgentExists(key.name)
 
 
 def _require_same_root(conductor: Conductor, arrival: _Arrival) -> None:
     key = arrival.session.key
-    if conductor.root(key.tenant) != key.root:
+    if key.root not in conductor.roots.of(key.tenant):
         raise Unavailable("swapping")
 
 
@@ -227,9 +248,6 @@ def _require_same_model(here: Origin, there: Origin) -> None:
             f"this is {here.model!r} (digest {here.digest.hex()[:16]}): import it with that model",
             "file",
         )
-    if here.codec != there.codec:
-        problem = f"its rows are encoded as {there.codec!r}, here they are as {here.codec!r}"
-        raise InvalidRequest(f"{problem}: import it with --codec {there.codec}", "file")
     if (here.dtype, here.epoch) != (there.dtype, there.epoch):
         problem = f"its rows are {there.dtype} of epoch {there.epoch}"
         raise InvalidRequest(f"{problem}, here they are {here.dtype} of {here.epoch}", "file")

@@ -89,6 +89,7 @@ class PrefixStore:
     """
 
     root: bytes
+    _codec: Codec
     _keeper: Keeper
     _fetcher: Fetcher
     _compactor: Compactor
@@ -105,7 +106,7 @@ class PrefixStore:
         outbox = Outbox(Lineage(origin.spec), SessionRegistry(), writer, posted.put)
         tiers = Tiers(outbox, stores.telemetry, stores.memory)
         room = DiskRoom(tiers, stores.disk, stores.disk_floor, stores.free_bytes)
-        keeper = Keeper(origin.spec, stores.codec, tiers, room)
+        keeper = Keeper(origin.spec, tiers, room)
         try:
             keeper.open(catalogue)
         except BaseException:
@@ -119,8 +120,9 @@ class PrefixStore:
             origin.tenant,
             salt,
         )
-        fetcher = Fetcher(origin.spec, stores.codec, stores.segments)
-        return cls(root, keeper, fetcher, Compactor(keeper, fetcher), posted)
+        fetcher = Fetcher(origin.spec, stores.segments)
+        compactor = Compactor(keeper, fetcher, lambda _root: stores.codec)
+        return cls(root, stores.codec, keeper, fetcher, compactor, posted)
 
     @property
     def spec(self) -> CacheSpec:
@@ -168,7 +170,7 @@ class PrefixStore:
             self._catch_up()
             before = self._keeper.lineage.match(self.root, ids).length
             park = Park(_CALLER, self.root, ids, (len(ids),))
-            path = self._keeper.keep(source, park)
+            path = self._keeper.keep(source, park, self._codec)
             durable = self._write(path, wait)
             self._keeper.tiers.trim()
             self._compactor.work(quiet=True)
@@ -228,7 +230,7 @@ class PrefixStore:
     def _read(self, path: Match, out: Rows) -> bool:
         found: SimpleQueue[Fetched] = SimpleQueue()
         self._keeper.lineage.touch(path.keys)
-        self._fetcher.fetch(path.restoring(), self._keeper.tiers.warm, out, found.put)
+        self._fetcher.fetch(self._codec, path.restoring(), self._keeper.tiers.warm, out, found.put)
         fetched = found.get()
         self._keeper.tiers.promote(fetched.read)
         self._keeper.tiers.discard(fetched.failed)

@@ -34,7 +34,8 @@ class Ask:
     `timeout` is how many seconds it may wait for a place; None: as long as the service allows. What
     `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. The answer is kept to
     `structure`; unless it `calls`, what looks like a tool call is text, and unless `several`, the
-    first call is the end of it. No other model than `model` answers, if one is named.
+    first call is the end of it. No other model than `model` answers, if one is named. Rows are kept
+    with `codec`; None: with the one that the conversation has, if it is new the default one.
     """
 
     identity: Identity
@@ -50,6 +51,7 @@ class Ask:
     several: bool = True
     structure: Structure | Grammar | None = None
     model: str | None = None
+    codec: str | None = None
 
     @property
     def tools(self) -> Tools:
@@ -67,12 +69,16 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
         raise Unavailable("swapping")  # it was served when it was asked for
     if identity.exclusive and identity.name is not None:
         check_name(identity.name)
-    root, turn = conductor.root(identity.tenant), uuid4().hex
-    named = _named(registry, identity, root)
-    messages = as_said(ask.conversation.messages, registry, identity.tenant, root, named)
-    prompt, known = _prompt(ask, conductor, root, evolve(ask.conversation, messages=messages))
+    chosen, turn = _chosen(ask, conductor), uuid4().hex
+    roots = conductor.roots.of(identity.tenant)
+    named = _named(registry, identity, roots)
+    messages = as_said(ask.conversation.messages, registry, identity.tenant, roots, named)
+    conversation = evolve(ask.conversation, messages=messages)
+    prompt, known = _prompt(ask, conductor, chosen, conversation)
     if named is None:  # so that what is kept of them stays as it was
-        messages = as_said(messages, registry, identity.tenant, root, known)
+        messages = as_said(messages, registry, identity.tenant, roots, known)
+    root = chosen or (known.key.root if known else conductor.roots.root(identity.tenant))
+    conductor.roots.codec(root)
     form = PLAIN if prompt.raw else conductor.tokenizer.answer_format()
     opened = form.opens(prompt.generation_prompt())
     reading = Reading(form, ask.tools, turn, opened, single=not ask.several)
@@ -87,7 +93,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
         max_tokens=ask.max_tokens,
         stop=ask.stop,
         session=_heir(identity, root, known),
-        cursor=known.cursor if known else None,
+        cursor=known.cursor if known and known.key.root == root else None,
         expected=_expected(prompt, known),
         deadline=deadline,
         store=ask.store,
@@ -98,22 +104,35 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
     )
 
 
+def _chosen(ask: Ask, conductor: Conductor) -> bytes | None:
+    """The root of the codec that is asked for, if one is."""
+    if ask.codec is None:
+        return None
+    if not ask.identity.exclusive:
+        problem = "a codec is chosen for an agent of its own: name one, too (X-Agent-ID)"
+        raise InvalidRequest(problem, "codec")
+    return conductor.roots.root(ask.identity.tenant, ask.codec)
+
+
 def _prompt(
-    ask: Ask, conductor: Conductor, root: bytes, conversation: Conversation
+    ask: Ask, conductor: Conductor, chosen: bytes | None, conversation: Conversation
 ) -> tuple[Prompt, Session | None]:
-    """The prompt, and the session that it goes on from."""
+    """The prompt, and the session that it goes on from, which may lie under another root."""
     identity, registry = ask.identity, conductor.keeper.registry
+    roots = conductor.roots.of(identity.tenant)
     known: Session | None = None
     _check_tokens(conversation.text, conductor.engine.card.vocabulary)
 
     def recall(rendered: Sequence[RenderedSpan]) -> Session | None:
         nonlocal known
-        known = _known(registry, identity, root, rendered)
+        known = _known(registry, identity, roots, chosen, rendered)
         return known
 
     prompt = conductor.builder.build_recalling(conversation, recall)
-    if known is None and _speaks_of_before(conversation):
-        elsewhere = _is_elsewhere(registry, identity, root)
+    if known is not None and chosen not in (None, known.key.root):
+        prompt = evolve(prompt, miss=Miss.CODEC_CHANGED)
+    elif known is None and _speaks_of_before(conversation):
+        elsewhere = _is_elsewhere(registry, identity, roots)
         prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
     return (prompt.before_answer() if ask.max_tokens == 0 else prompt), known
 
@@ -146,27 +165,34 @@ def _guide(
 
 
 def _known(
-    registry: SessionRegistry, identity: Identity, root: bytes, rendered: Sequence[RenderedSpan]
+    registry: SessionRegistry,
+    identity: Identity,
+    roots: Sequence[bytes],
+    chosen: bytes | None,
+    rendered: Sequence[RenderedSpan],
 ) -> Session | None:
-    """The session that the conversation goes on from: by its name, else by what was said."""
-    named = _named(registry, identity, root)
+    """The session that the conversation goes on from: by its name, else by what was said.
+
+    An agent that has a codec `chosen` for it has its own session, or one that is kept with that.
+    """
+    named = _named(registry, identity, roots)
     if named is not None and (identity.exclusive or continues(named, rendered)):
         return named
-    return registry.recognise(identity.tenant, root, rendered)
+    return registry.recognise(identity.tenant, roots if chosen is None else (chosen,), rendered)
 
 
-def _named(registry: SessionRegistry, identity: Identity, root: bytes) -> Session | None:
+def _named(registry: SessionRegistry, identity: Identity, roots: Sequence[bytes]) -> Session | None:
     if identity.name is None:
         return None
     name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
-    return registry.get(SessionKey(identity.tenant, root, name))
+    return registry.named(identity.tenant, roots, name)
 
 
-def _is_elsewhere(registry: SessionRegistry, identity: Identity, root: bytes) -> bool:
+def _is_elsewhere(registry: SessionRegistry, identity: Identity, roots: Sequence[bytes]) -> bool:
     if identity.name is None:
         return False
     name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
-    return registry.is_elsewhere(identity.tenant, root, name)
+    return registry.is_elsewhere(identity.tenant, roots, name)
 
 
 def _heir(identity: Identity, root: bytes, known: Session | None) -> SessionKey | None:

@@ -60,7 +60,7 @@ class Resident:
         """
         assert self.conductor is not None
         assert self._assemble is not None
-        keeper, salt = self.conductor.keeper, self.conductor.salt
+        keeper, salt = self.conductor.keeper, self.conductor.roots.salt
         self.conductor.dismiss()
         self.conductor = None
         problem = self._succeed(assemble, keeper, salt)

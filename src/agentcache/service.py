@@ -129,6 +129,10 @@ class Service(Agents):
         """The bytes of one token of the model. Raises Unavailable while there is none."""
         return self._loop.conductor.tokenizer.piece(token)
 
+    def check_codec(self, name: str) -> None:
+        """Raise InvalidRequest unless rows can be kept with this codec; Unavailable."""
+        self._loop.conductor.roots.codecs.get(name)
+
     async def count_tokens(self, conversation: Conversation) -> int:
         """How many tokens the prompt of `conversation` has. Raises InvalidRequest, Unavailable."""
         builder = self._loop.conductor.builder

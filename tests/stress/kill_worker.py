@@ -32,6 +32,7 @@ from agentcache.domain.segment import Segment
 from agentcache.loop import EngineLoop
 from agentcache.ports.payload import Payload
 from agentcache.ports.session_store import Catalogue, Commit
+from agentcache.roots import Codecs
 from agentcache.service import Ask, Service
 
 WORDS = ("and", "then", "who", "said", "that", "it", "was", "so", "\N{EURO SIGN}")
@@ -109,7 +110,7 @@ def work(home: Path, disk_cap: int, talks: dict[str, list[Turn]], seed: int, fd:
             vocabulary=VOCABULARY, ends=frozenset({END}), end_rate=0.1
         ),
         load_tokenizer=MemoryTokenizer,
-        codec=codec("native"),
+        codecs=Codecs(codec("native")),
         segments=segments,
         sessions=sessions,
         clock=SystemClock(),

@@ -82,9 +82,9 @@ def swap(world: World, digest: bytes, spec: CacheSpec) -> None:
     old, keeper = world.conductor, world.conductor.keeper
     old.dismiss()
     world.digest, world.spec = digest, spec
-    world.conductor = world.assembly().succeed(keeper, old.salt, world._inbox.post)
+    world.conductor = world.assembly().succeed(keeper, old.roots.salt, world._inbox.post)
     if world.steady:
         fetcher = world.conductor.fetcher
         fetcher.close()
-        fetcher = Fetcher(fetcher.spec, fetcher.codec, fetcher.store, threads=1)
+        fetcher = Fetcher(fetcher.spec, fetcher.store, threads=1)
         world.conductor.fetcher = world.conductor.compactor.fetcher = fetcher

@@ -21,7 +21,7 @@ from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Sampling, Tier
 from agentcache.expiry import GRACE_SECONDS
 from agentcache.outbox import FILE_OVERHEAD
-from tests.frail import Disk
+from tests.frail import CountingCodec, Disk, OtherCodec
 from tests.talks import Said, Talk
 from tests.world import World
 
@@ -51,6 +51,7 @@ worlds = st.builds(
     least_shared=st.sampled_from([1, 8, 64]),
     disk_floor=st.just(FLOOR),
     steady=st.just(True),
+    other_codecs=st.just((OtherCodec,)),
     disk=st.sampled_from([40_000, None, None]).map(lambda room: Disk(MemorySegmentStore(room))),
 )
 
@@ -105,15 +106,24 @@ class Everything(RuleBasedStateMachine):
         store=st.sampled_from([True] * 5 + [False]),
         stop=st.sampled_from([(), (), ("e",), ("an", "\N{EURO SIGN}")]),
         heat=st.sampled_from([0.0, 1.0]),
+        codec=st.sampled_from([None] * 5 + [OtherCodec.name, CountingCodec.name]),
     )
     def ask(
-        self, who: int, text: str, most: int, store: bool, stop: tuple[str, ...], heat: float
+        self,
+        who: int,
+        text: str,
+        most: int,
+        store: bool,
+        stop: tuple[str, ...],
+        heat: float,
+        codec: str | None = None,
     ) -> None:
         client = self.clients[who]
         if client.said is not None:
             return
         sampling = Sampling(temperature=heat, seed=who)
         ask = client.talk.ask(text, max_tokens=most, store=store, stop=stop, sampling=sampling)
+        ask = evolve(ask, codec=codec if ask.identity.exclusive else None)
         try:
             client.said = self.world.begin(ask)
         except PromptTooLong:
@@ -295,6 +305,14 @@ class Everything(RuleBasedStateMachine):
     @invariant()
     def everything_adds_up(self) -> None:
         self.world.conductor.check_integrity()
+
+    @invariant()
+    def rows_are_kept_with_the_codec_of_their_root(self) -> None:
+        conductor = self.world.conductor
+        known = {root for tenant in ("default", "other") for root in conductor.roots.of(tenant)}
+        for key, payload in conductor.keeper.tiers.warm.items():
+            root = conductor.keeper.lineage[key].root
+            assert root not in known or conductor.roots.codec_name(root) == payload.codec
 
     def teardown(self) -> None:
         self.world.disk.recover()

@@ -7,7 +7,7 @@ from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import AgentBusy, AgentExists, UnknownAgent
 from agentcache.domain.request import Tier
-from agentcache.domain.session import Session, SessionKey
+from agentcache.domain.session import Session
 from agentcache.domain.spec import CacheSpec
 from agentcache.domain.turn import TurnState
 from tests.stress.operating import change, drain, swap
@@ -153,10 +153,7 @@ class Operations(Everything):
         assert keeper.lineage.nbytes(Tier.WARM) <= keeper.tiers.warm_cap + sum(stay)
 
     def session(self, name: str) -> Session | None:
-        """Of the model that is served."""
-        conductor = self.world.conductor
-        key = SessionKey("default", conductor.root("default"), name)
-        return conductor.keeper.registry.get(key)
+        return self.world.session(name)
 
     def check_found(self, client: Client) -> None:
         if client.kept and _is_named(client):

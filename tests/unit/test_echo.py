@@ -27,7 +27,7 @@ def remembering(*messages: Message, name: str = "ada") -> tuple[SessionRegistry,
 
 def echoed(sent: Message, answer: Message, named: bool = False, tenant: str = TENANT) -> Message:
     registry, session = remembering(ASKED, answer)
-    return as_said((ASKED, sent), registry, tenant, ROOT, session if named else None)[1]
+    return as_said((ASKED, sent), registry, tenant, (ROOT,), session if named else None)[1]
 
 
 def test_an_answer_that_called_is_found_by_the_id_of_its_call() -> None:
@@ -74,18 +74,18 @@ def test_an_answer_is_rendered_as_it_was_said() -> None:
 
 def test_a_session_is_found_by_each_of_its_answers_until_they_are_gone() -> None:
     registry, session = remembering(ASKED, CALLED, ASKED, SPOKE)
-    assert registry.answered(TENANT, ROOT, "t1") is session
+    assert registry.answered(TENANT, (ROOT,), "t1") is session
     fork = evolve(session, key=evolve(session.key, name="eve"))
     registry.put(fork)
-    assert registry.answered(TENANT, ROOT, "t1") is fork
+    assert registry.answered(TENANT, (ROOT,), "t1") is fork
     shorter = evolve(session, messages=session.messages[:2])
     registry.put(shorter)
     registry.check_integrity()
-    assert registry.answered(TENANT, ROOT, "t2") is fork
+    assert registry.answered(TENANT, (ROOT,), "t2") is fork
     registry.remove(fork.key)
     registry.check_integrity()
-    assert registry.answered(TENANT, ROOT, "t2") is None
-    assert registry.caller(TENANT, ROOT, "call_1") is CALLED
+    assert registry.answered(TENANT, (ROOT,), "t2") is None
+    assert registry.caller(TENANT, (ROOT,), "call_1") is CALLED
     registry.remove(session.key)
     registry.check_integrity()
-    assert registry.caller(TENANT, ROOT, "call_1") is None
+    assert registry.caller(TENANT, (ROOT,), "call_1") is None

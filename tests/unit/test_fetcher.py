@@ -74,10 +74,10 @@ class Path:
         return out, self.fetch(out, restore, warm)
 
     def fetch(self, out: Rows, restore: int, warm: tuple[int, ...] = ()) -> Fetched:
-        fetcher, told = Fetcher(self.spec, CODEC, self.disk), Future[Fetched]()
+        fetcher, told = Fetcher(self.spec, self.disk), Future[Fetched]()
         held = {self.segments[n].key: self.payloads[self.segments[n].key] for n in warm}
         try:
-            fetcher.fetch(self.steps(restore), held, out, told.set_result)
+            fetcher.fetch(CODEC, self.steps(restore), held, out, told.set_result)
             return told.result(PATIENCE)
         finally:
             fetcher.close()
@@ -174,10 +174,10 @@ def test_rows_that_do_not_fit_are_told_too(path: Path) -> None:
 
 
 def test_closing_finishes_what_is_under_way(path: Path) -> None:
-    fetcher, told = Fetcher(path.spec, CODEC, path.disk), Future[Fetched]()
+    fetcher, told = Fetcher(path.spec, path.disk), Future[Fetched]()
     out = empty_rows(path.spec, 0, 30)
     with path.disk.reads:
-        fetcher.fetch(path.steps(30), dict[bytes, Payload](), out, told.set_result)
+        fetcher.fetch(CODEC, path.steps(30), dict[bytes, Payload](), out, told.set_result)
     fetcher.close()
     assert told.done()
     assert_same(out, part(path.spec, path.rows, 0, 30))

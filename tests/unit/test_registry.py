@@ -57,44 +57,44 @@ def test_a_successor_takes_the_place_of_its_predecessor() -> None:
 
 def test_a_conversation_is_recognised_by_the_last_answer_it_repeats() -> None:
     registry = _registry(_session("a", "xY"), _session("b", "xYzW"))
-    found = registry.recognise("default", ROOT, _rendered("xYzWn"))
+    found = registry.recognise("default", (ROOT,), _rendered("xYzWn"))
     assert found is not None
     assert found.name == "b"
-    shorter = registry.recognise("default", ROOT, _rendered("xYqQ"))
+    shorter = registry.recognise("default", (ROOT,), _rendered("xYqQ"))
     assert shorter is not None
 
 
 def test_what_only_users_said_is_not_recognised() -> None:
-    assert _registry(_session("a", "xY")).recognise("default", ROOT, _rendered("x")) is None
+    assert _registry(_session("a", "xY")).recognise("default", (ROOT,), _rendered("x")) is None
 
 
 def test_nothing_is_recognised_across_tenants_or_models() -> None:
     registry = _registry(_session("a", "xY"))
-    assert registry.recognise("other", ROOT, _rendered("xY")) is None
-    assert registry.recognise("default", OTHER_ROOT, _rendered("xY")) is None
+    assert registry.recognise("other", (ROOT,), _rendered("xY")) is None
+    assert registry.recognise("default", (OTHER_ROOT,), _rendered("xY")) is None
 
 
 def test_a_fork_is_recognised_when_the_session_it_came_from_is_gone() -> None:
     parent, fork = _session("parent", "xY"), _session("fork", "xY")
     registry = _registry(parent, fork)
     registry.remove(fork.key)
-    assert registry.recognise("default", ROOT, _rendered("xYn")) is parent
+    assert registry.recognise("default", (ROOT,), _rendered("xYn")) is parent
     registry.put(fork)
     registry.remove(parent.key)
-    assert registry.recognise("default", ROOT, _rendered("xYn")) is fork
+    assert registry.recognise("default", (ROOT,), _rendered("xYn")) is fork
 
 
 def test_a_fork_that_went_another_way_leaves_the_first_way_recognised() -> None:
     parent, fork = _session("parent", "xYzW"), _session("fork", "xYzW")
     registry = _registry(parent, fork)
     registry.put(evolve(fork, spans=_spans("xYqQ")))
-    assert registry.recognise("default", ROOT, _rendered("xYzWn")) is parent
+    assert registry.recognise("default", (ROOT,), _rendered("xYzWn")) is parent
 
 
 def test_an_answer_that_was_taken_back_is_no_longer_recognised() -> None:
     session = _session("a", "xYzW")
     registry = _registry(session, evolve(session, spans=_spans("xY")))
-    found = registry.recognise("default", ROOT, _rendered("xYzWn"))
+    found = registry.recognise("default", (ROOT,), _rendered("xYzWn"))
     assert found is not None
     assert found.spans == _spans("xY")
 
@@ -118,7 +118,7 @@ def test_a_session_that_is_just_being_removed_gives_way_to_another_that_said_the
     parent, fork = _session("parent", "xY"), _session("fork", "xY")
     registry = _registry(parent, fork)
     del registry._sessions[fork.key]  # what another thread may see in the middle of `remove`
-    assert registry.recognise("default", ROOT, _rendered("xY")) is parent
+    assert registry.recognise("default", (ROOT,), _rendered("xY")) is parent
 
 
 def test_sessions_are_listed_by_the_segment_they_stand_in() -> None:
@@ -140,11 +140,11 @@ def test_pinned_sessions_are_never_idle_and_others_are_in_the_order_of_use() -> 
 
 def test_a_name_is_elsewhere_when_it_has_a_session_under_another_root() -> None:
     registry = _registry(_session("a"), _session("b", root=OTHER_ROOT))
-    assert not registry.is_elsewhere("default", ROOT, "a")
-    assert registry.is_elsewhere("default", OTHER_ROOT, "a")
-    assert registry.is_elsewhere("default", ROOT, "b")
+    assert not registry.is_elsewhere("default", (ROOT,), "a")
+    assert registry.is_elsewhere("default", (OTHER_ROOT,), "a")
+    assert registry.is_elsewhere("default", (ROOT,), "b")
     registry.remove(_session("b", root=OTHER_ROOT).key)
-    assert not registry.is_elsewhere("default", ROOT, "b")
+    assert not registry.is_elsewhere("default", (ROOT,), "b")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ class RegistryMachine(RuleBasedStateMachine):
         rendered = _rendered(words)
         ours = [one for one in self.model if (one.key.tenant, one.key.root) == key_of(key)]
         best = max((_answers_in_common(one, rendered) for one in ours), default=0)
-        found = self.registry.recognise(key.tenant, key.root, rendered)
+        found = self.registry.recognise(key.tenant, (key.root,), rendered)
         if best == 0:
             assert found is None
         else:
@@ -242,7 +242,7 @@ class RegistryMachine(RuleBasedStateMachine):
             roots = {two.key.root for two in self.model if two.key.name == one.key.name}
             tenants = {two.key.tenant for two in self.model if two.key.name == one.key.name}
             if len(tenants) == 1:
-                elsewhere = self.registry.is_elsewhere(one.key.tenant, one.key.root, one.name)
+                elsewhere = self.registry.is_elsewhere(one.key.tenant, (one.key.root,), one.name)
                 assert elsewhere == (len(roots) > 1)
 
     def _take(self, key: SessionKey) -> Session | None:

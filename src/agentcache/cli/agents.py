@@ -17,6 +17,9 @@ from agentcache.domain.errors import HomeError
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.settings import Bytes, Settings, load
 
+_COLUMNS = (
+    "name", "codec", "tier", "tokens", "turns", "bytes", "hit_rate", "used", "pinned", "parent",
+)  # fmt: skip
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
@@ -25,7 +28,6 @@ def _options(command: _Command) -> _Command:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--tenant", default=DEFAULT_TENANT, help="Whose agents, without a server."),
-        click.option("--codec", help="How their rows are encoded, if not as the settings say."),
         click.option("--model", help="Whose agents, if not those of the model of the settings."),
         click.option("--home", type=click.Path(path_type=Path), help="Folder of agentcache."),
     ):
@@ -212,12 +214,11 @@ def _print_table(found: list[Shown]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    fields = ("name", "tier", "tokens", "turns", "bytes", "hit_rate", "used", "pinned", "parent")
     table = Table(box=None)
-    for field in fields:
+    for field in _COLUMNS:
         table.add_column(field.replace("_", " "), no_wrap=field != "name", overflow="fold")
     for agent in found:
-        table.add_row(*(Text(_value(field, agent[field])) for field in fields))
+        table.add_row(*(Text(_value(field, agent[field])) for field in _COLUMNS))
     console = Console()
     console.print(table, soft_wrap=not console.is_terminal)
 

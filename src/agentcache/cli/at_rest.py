@@ -2,9 +2,10 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,7 +99,7 @@ def at_rest(settings: Settings, arriving: Path | None = None) -> Iterator[Contai
     with container.home():
         container.progress.override(partial(_refuse_fetching, settings.model))
         late = LateTokenizer(partial(open_tokenizer, container.model(), settings))
-        card = _card(container.sessions(), container.model(), settings, arriving)
+        card = _card(container.sessions(), container.model(), container.codecs().names, arriving)
         container.load_engine.override(UnloadedEngine(card))
         container.load_tokenizer.override(late)
         container.assembly.add_kwargs(open_grammars=None)
@@ -120,13 +121,13 @@ def _refuse_fetching(ref: str, _done: int, _total: int | None, stage: str) -> No
 
 
 def _card(
-    sessions: SessionStore, model: ModelFolder, settings: Settings, arriving: Path | None
+    sessions: SessionStore, model: ModelFolder, codecs: Sequence[str], arriving: Path | None
 ) -> ModelCard:
     """What there is to know without loading: the rows in the home say of which dtype they are."""
     likely = "float32" if sys.platform == "linux" else "bfloat16"
-    origin = Origin(_called(model.ref), model.digest, likely, 1, settings.codec)
+    origin = Origin(_called(model.ref), model.digest, likely, 1, codecs[0])
     known = Counter((one.key.tenant, one.key.root) for one in sessions.load().sessions)
-    found = _most_used(origin, known, sessions.salt())
+    found = _most_used(origin, codecs, known, sessions.salt())
     if found is None and arriving is not None:
         with PortableTars().open(arriving) as file:
             found = file.portable.origin
@@ -135,12 +136,15 @@ def _card(
     return ModelCard(origin.model, model.digest, spec, 1, 1, frozenset(), epoch=epoch)
 
 
-def _most_used(origin: Origin, known: "Counter[tuple[str, bytes]]", salt: bytes) -> Origin | None:
+def _most_used(
+    origin: Origin, codecs: Sequence[str], known: "Counter[tuple[str, bytes]]", salt: bytes
+) -> Origin | None:
     """`origin` with the dtype that most sessions of this model have; None where there is none."""
-    tenants = {tenant for tenant, _ in known} | {DEFAULT_TENANT}
+    whose = tuple(product(codecs, {tenant for tenant, _ in known} | {DEFAULT_TENANT}))
     counts = {
         dtype: sum(
-            known[tenant, _root(evolve(origin, dtype=dtype), tenant, salt)] for tenant in tenants
+            known[tenant, _root(evolve(origin, dtype=dtype, codec=codec), tenant, salt)]
+            for codec, tenant in whose
         )
         for dtype in _DTYPES
     }

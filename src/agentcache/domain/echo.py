@@ -17,7 +17,7 @@ def as_said(
     messages: Sequence[Message],
     registry: SessionRegistry,
     tenant: str,
-    root: bytes,
+    roots: Sequence[bytes],
     session: Session | None,
 ) -> tuple[Message, ...]:
     """`messages` with every answer that is remembered as it was said.
@@ -31,7 +31,7 @@ def as_said(
         if message.role != "assistant":
             return message
         if message.tool_calls:
-            found = registry.caller(tenant, root, message.tool_calls[0].id)
+            found = registry.caller(tenant, roots, message.tool_calls[0].id)
         else:
             found = known[at] if at < len(known) else None
         return found if found is not None and _is_echo(message, found) else message

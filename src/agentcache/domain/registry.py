@@ -1,7 +1,7 @@
 """The session registry: every agent's memory by name, and by what was said."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 from attrs import define, field
@@ -45,34 +45,49 @@ class SessionRegistry:
         """The session of this name."""
         return self._sessions.get(key)
 
+    def named(self, tenant: str, roots: Iterable[bytes], name: str) -> Session | None:
+        """The session of this name under one of `roots`; of several, the last one used."""
+        found = self.all_named(tenant, roots, name)
+        return max(found, key=lambda one: one.used) if found else None
+
+    def all_named(self, tenant: str, roots: Iterable[bytes], name: str) -> tuple[Session, ...]:
+        """The sessions of this name, one under each of `roots` that has one."""
+        known = self._roots.get((tenant, name), frozenset())
+        keys = (SessionKey(tenant, root, name) for root in roots if root in known)
+        return tuple(one for key in keys if (one := self._sessions.get(key)) is not None)
+
     def recognise(
-        self, tenant: str, root: bytes, rendered: Sequence[RenderedSpan]
+        self, tenant: str, roots: Sequence[bytes], rendered: Sequence[RenderedSpan]
     ) -> Session | None:
         """The session that said the longest beginning of `rendered`, whatever its name.
 
-        Of several, the last one to say it.
+        Of several, one under the first of `roots` that has any, the last one to say it.
         """
         for link in reversed(chains(rendered)):
-            for key in reversed(self._by_chain.get((tenant, root, link), ())):
+            for root in roots:
+                for key in reversed(self._by_chain.get((tenant, root, link), ())):
+                    session = self._sessions.get(key)
+                    if session is not None:
+                        return session
+        return None
+
+    def caller(self, tenant: str, roots: Iterable[bytes], call_id: str) -> Message | None:
+        """The answer that made the tool call of this id, as some session remembers it."""
+        found = (self._by_call.get((tenant, root, call_id)) for root in roots)
+        return next((one[0] for one in found if one), None)
+
+    def answered(self, tenant: str, roots: Iterable[bytes], turn: str) -> Session | None:
+        """A session that has the answer of this turn; of several, the last one used."""
+        for root in roots:
+            for key in reversed(self._by_turn.get((tenant, root, turn), ())):
                 session = self._sessions.get(key)
                 if session is not None:
                     return session
         return None
 
-    def caller(self, tenant: str, root: bytes, call_id: str) -> Message | None:
-        """The answer that made the tool call of this id, as some session remembers it."""
-        found = self._by_call.get((tenant, root, call_id))
-        return found[0] if found else None
-
-    def answered(self, tenant: str, root: bytes, turn: str) -> Session | None:
-        """A session that has the answer of this turn; of several, the last one used."""
-        keys = self._by_turn.get((tenant, root, turn), ())
-        found = (self._sessions.get(key) for key in reversed(keys))
-        return next((session for session in found if session is not None), None)
-
-    def is_elsewhere(self, tenant: str, root: bytes, name: str) -> bool:
-        """Whether a session of this name exists under another root: another model, or codec."""
-        return bool(self._roots.get((tenant, name), frozenset()) - {root})
+    def is_elsewhere(self, tenant: str, roots: Iterable[bytes], name: str) -> bool:
+        """Whether a session of this name exists under none of `roots`: that of another model."""
+        return bool(self._roots.get((tenant, name), frozenset()).difference(roots))
 
     def put(self, session: Session) -> Session | None:
         """Add the session or replace the one of its key, which is returned."""

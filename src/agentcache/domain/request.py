@@ -26,6 +26,7 @@ class Miss(Enum):
 
     NONE = "none"
     MODEL_CHANGED = "model_changed"
+    CODEC_CHANGED = "codec_changed"
     SYSTEM_CHANGED = "system_changed"
     TOOLS_CHANGED = "tools_changed"
     MESSAGES_CHANGED = "messages_changed"

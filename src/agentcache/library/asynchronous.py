@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, Unpack
 from weakref import WeakValueDictionary
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agentcache.agent_view import AgentView
 from agentcache.domain.conversation import Conversation, Message
@@ -49,16 +49,19 @@ class AsyncAgentCache:
         """The model that answers."""
         return self.service.model
 
-    def agent(self, name: str, system: str | None = None) -> "AsyncAgent":
+    def agent(self, name: str, system: str | None = None, codec: str | None = None) -> "AsyncAgent":
         """The agent `name`, known or new; nothing happens before it is talked to.
 
         `system` is its system prompt; None: the one that it has. Another one than it has replaces
-        that at the next turn, which then computes the conversation anew. Raises InvalidRequest for
-        what can be no name.
+        that at the next turn, which then computes the conversation anew. So does another `codec`
+        than its rows are kept with; None: the one that it has, at first that of the settings.
+        Raises InvalidRequest for what can be no name, and for a codec that there is not.
         """
         check_name(name)
+        if codec is not None:
+            self.service.check_codec(codec)
         order = self._orders.setdefault(name, asyncio.Lock())
-        return AsyncAgent(self, name, system, order)
+        return AsyncAgent(self, name, system, codec, order)
 
     def agents(self) -> tuple[AgentView, ...]:
         """All agents that the model has, by name."""
@@ -90,6 +93,7 @@ class AsyncAgent:
     cache: AsyncAgentCache
     name: str
     system: str | None
+    codec: str | None
     _order: asyncio.Lock = field(repr=False)
 
     @property
@@ -139,7 +143,7 @@ class AsyncAgent:
         Raises UnknownAgent for an agent that is new, AgentExists, InvalidRequest.
         """
         await self.cache.service.fork(DEFAULT_TENANT, self.name, name)
-        return self.cache.agent(name, self.system)
+        return self.cache.agent(name, self.system, self.codec)
 
     async def rewind(self, turns: int = 1) -> None:
         """Take the last `turns` turns back: what was said to the agent, and what it answered.
@@ -184,7 +188,7 @@ class AsyncAgent:
             raise InvalidRequest(f"agent {self.name!r} has nothing to prefill yet", "text")
         identity = Identity(self.name, exclusive=True)
         asked = ask_of(identity, Conversation(messages, known.tools), options)
-        return await self.cache.service.begin(asked)
+        return await self.cache.service.begin(evolve(asked, codec=self.codec))
 
 
 def _headed(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:

@@ -101,14 +101,15 @@ class AgentCache:
         """The model that answers."""
         return self._async.model
 
-    def agent(self, name: str, system: str | None = None) -> "Agent":
+    def agent(self, name: str, system: str | None = None, codec: str | None = None) -> "Agent":
         """The agent `name`, known or new; nothing happens before it is talked to.
 
         `system` is its system prompt; None: the one that it has. Another one than it has replaces
-        that at the next turn, which then computes the conversation anew. Raises InvalidRequest for
-        what can be no name.
+        that at the next turn, which then computes the conversation anew. So does another `codec`
+        than its rows are kept with; None: the one that it has, at first that of the settings.
+        Raises InvalidRequest for what can be no name, and for a codec that there is not.
         """
-        return Agent(self, self._async.agent(name, system))
+        return Agent(self, self._async.agent(name, system, codec))
 
     def agents(self) -> tuple[AgentView, ...]:
         """All agents that the model has, by name."""
@@ -175,6 +176,11 @@ class Agent:
     def system(self) -> str | None:
         """The system prompt of this handle."""
         return self._agent.system
+
+    @property
+    def codec(self) -> str | None:
+        """What this handle has the agent's rows kept with; None: with what they are."""
+        return self._agent.codec
 
     @property
     def history(self) -> tuple[Message, ...]:

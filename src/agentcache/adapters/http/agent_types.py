@@ -30,9 +30,13 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class NewAgent(Spoken, frozen=True, kw_only=True):
-    """An agent to be made, which knows the conversation from the start."""
+    """An agent to be made, which knows the conversation from the start.
+
+    Its rows are kept with `codec`; null: with the default one.
+    """
 
     name: Name
+    codec: str | None = None
 
 
 class NewName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +84,7 @@ class AgentObject(msgspec.Struct, frozen=True):
 
     name: str
     model: str
+    codec: str
     tier: Tier
     tokens: int
     messages: int
@@ -120,6 +125,7 @@ def agent_object(view: AgentView, history: tuple[Message, ...] | None = None) ->
     return AgentObject(
         name=view.name,
         model=view.model,
+        codec=view.codec,
         tier=view.tier,
         tokens=view.tokens,
         messages=view.messages,

@@ -104,7 +104,7 @@ class Agents:
             raise AgentExists(body.name)
         self._beginning.add(new)
         try:
-            await self._compute(request, body.name, body)
+            await self._compute(request, body.name, body, body.codec)
         finally:
             self._beginning.discard(new)
         return _json(await self._object(request, body.name), 201)
@@ -145,11 +145,13 @@ class Agents:
         await imported(self.edge.service, _tenant(request), name, request)
         return _json(await self._object(request, name), 201)
 
-    async def _compute(self, request: Request, name: str, spoken: Spoken) -> None:
+    async def _compute(
+        self, request: Request, name: str, spoken: Spoken, codec: str | None = None
+    ) -> None:
         """Prefill the conversation as the agent's, and say nothing."""
         chat = spoken.chat_request(self.edge.service.model.name)
         identity = Identity(name, exclusive=True)
-        ask = evolve(asked(chat, request.headers), identity=identity, max_tokens=0)
+        ask = evolve(asked(chat, request.headers), identity=identity, max_tokens=0, codec=codec)
         turn = await self.edge.admit(ask, request)
         try:
             async with while_connected(request.receive):

@@ -53,7 +53,13 @@ from agentcache.service import RunningTurn
 _messages = msgspec.json.Decoder(MessagesRequest)
 _count = msgspec.json.Decoder(CountRequest)
 _encode = msgspec.json.Encoder().encode
-_MISSES = {Miss.MODEL_CHANGED, Miss.SYSTEM_CHANGED, Miss.TOOLS_CHANGED, Miss.MESSAGES_CHANGED}
+_MISSES = {
+    Miss.MODEL_CHANGED,
+    Miss.CODEC_CHANGED,
+    Miss.SYSTEM_CHANGED,
+    Miss.TOOLS_CHANGED,
+    Miss.MESSAGES_CHANGED,
+}
 
 
 @define(eq=False)

@@ -67,6 +67,7 @@ TURN_HEADERS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "X-Agent-Priority": {"type": "integer", "minimum": -10, "maximum": 10},
         "X-Agent-Timeout": {"type": "number", "minimum": 0},
         "X-Agent-Cache": {"enum": ["store", "no-store"]},
+        "X-Agent-Codec": {"type": "string", "minLength": 1},
     }
 )
 

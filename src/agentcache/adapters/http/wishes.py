@@ -13,6 +13,7 @@ BUSY = "x-agent-busy"
 PRIORITY = "x-agent-priority"
 TIMEOUT = "x-agent-timeout"
 CACHE = "x-agent-cache"
+CODEC = "x-agent-codec"
 _WHEN_BUSY: dict[str, WhenBusy] = {"wait": "wait", "fork": "fork"}
 
 
@@ -21,7 +22,8 @@ def with_wishes(ask: Ask, headers: Headers) -> Ask:
 
     X-Agent-Busy: wait or fork, when the agent's last turn still runs. X-Agent-Priority: from -10 to
     10, higher ones first. X-Agent-Cache: with no-store the turn uses the cache and leaves nothing
-    behind. X-Agent-Timeout: seconds to wait for a place at most.
+    behind. X-Agent-Timeout: seconds to wait for a place at most. X-Agent-Codec: what the agent's
+    rows are kept with from now on.
     """
     if (busy := headers.get(BUSY)) is not None:
         ask = evolve(ask, when_busy=_when_busy(busy))
@@ -31,6 +33,8 @@ def with_wishes(ask: Ask, headers: Headers) -> Ask:
         ask = evolve(ask, store=ask.store and _is_stored(kept))
     if (timeout := headers.get(TIMEOUT)) is not None:
         ask = evolve(ask, timeout=_seconds(timeout))
+    if (codec := headers.get(CODEC)) is not None:
+        ask = evolve(ask, codec=codec.strip())
     return ask
 
 
