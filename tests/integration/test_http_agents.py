@@ -334,3 +334,62 @@ def _fields(path: str) -> tuple[str, ...]:
     return {"fork": ("name",), "rewind": ("turns",), "pin": ("pinned",)}.get(
         path.rsplit("/", 1)[-1], ()
     )
+
+
+async def test_an_agent_has_the_codec_that_it_was_made_with(whole: Whole) -> None:
+    async with client(whole) as http:
+        body = {"name": "ann", "system": NOTES, "codec": "q4"}
+        made = await http.post("/v1/agents", json=body)
+        assert (made.status_code, made.json()["codec"]) == (201, "q4")
+        answer = await say(http, "ann", NOTES, "one")
+        assert answer.status_code == 200
+        await http.post(at("ann", "fork"), json={"name": "bob"})
+        await make(http, "eve")
+        listed = (await http.get("/v1/agents")).json()["data"]
+        assert {one["name"]: one["codec"] for one in listed} == {
+            "ann": "q4",
+            "bob": "q4",
+            "eve": "native",
+        }
+
+
+async def test_a_header_chooses_the_codec_of_an_agent(whole: Whole) -> None:
+    async with client(whole) as http:
+        body = {"model": "memory", "messages": [{"role": "user", "content": NOTES}]}
+        headers = {"x-agent-id": "ann", "x-agent-codec": "q8"}
+        answer = await http.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 200
+        assert (await http.get(at("ann"))).json()["codec"] == "q8"
+        headers["x-agent-codec"] = "k8v4"
+        said = answer.json()["choices"][0]["message"]
+        body["messages"] += [said, {"role": "user", "content": "more"}]
+        moved = await http.post("/v1/chat/completions", json=body, headers=headers)
+        assert moved.headers["x-agentcache-miss"] == "codec_changed"
+        assert (await http.get(at("ann"))).json()["codec"] == "k8v4"
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        (
+            {"x-agent-id": "ann", "x-agent-codec": "zip"},
+            "there is no codec 'zip'; there are native",
+        ),
+        ({"x-agent-id": "ann", "x-agent-codec": ""}, "there is no codec ''"),
+        ({"x-agent-codec": "q8"}, "X-Agent-ID"),
+    ],
+)
+async def test_a_codec_that_cannot_be_is_refused(
+    whole: Whole, headers: dict[str, str], problem: str
+) -> None:
+    async with client(whole) as http:
+        body = {"model": "memory", "messages": [{"role": "user", "content": "hello"}]}
+        refused = await http.post("/v1/chat/completions", json=body, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "codec")
+        assert problem in refused.json()["error"]["message"]
+
+
+async def test_a_codec_of_the_wrong_type_is_refused(whole: Whole) -> None:
+    async with client(whole) as http:
+        refused = await http.post("/v1/agents", json={"name": "ann", "codec": 8})
+        assert refused.status_code == 400

@@ -224,6 +224,34 @@ class TestHandles:
             _ = agent.info
 
 
+class TestCodecs:
+    def test_an_agent_keeps_the_codec_that_it_was_made_with(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        options = {"model": str(model), "home": tmp_path, "memory_budget": "64MB"}
+        with agentcache.open(**options) as cache:
+            cache.agent("ada", system=SYSTEM, codec="q8").say("one", **SHORT)
+            cache.agent("bob", system=SYSTEM, codec="f16").say("one", **SHORT)
+        with agentcache.open(codec="q4", **options) as cache:
+            answers = [cache.agent(name).say("two", **SHORT) for name in ("ada", "bob")]
+            assert all(one.cache.cached_tokens > len(SYSTEM) for one in answers)
+            assert {one.name: one.codec for one in cache.agents()} == {"ada": "q8", "bob": "f16"}
+
+    def test_another_one_computes_the_conversation_anew_and_keeps_it(
+        self, cache: AgentCache
+    ) -> None:
+        cache.agent("mover", system=SYSTEM).say("one", **SHORT)
+        moved = cache.agent("mover", codec="q8").say("two", **SHORT)
+        assert (moved.cache.cached_tokens, moved.cache.miss) == (0, Miss.CODEC_CHANGED)
+        mover = cache.agent("mover")
+        assert [one.role for one in mover.history] == ["system", *["user", "assistant"] * 2]
+        assert mover.fork("moved").info.codec == mover.info.codec == "q8"
+
+    def test_one_that_there_is_not_is_refused_at_once(self, cache: AgentCache) -> None:
+        with pytest.raises(InvalidRequest, match="there is no codec 'zip'; there are"):
+            cache.agent("ada", codec="zip")
+
+
 class TestThreads:
     def test_agents_answer_from_several_threads_at_once(self, cache: AgentCache) -> None:
         def talk(number: int) -> list[str]:
