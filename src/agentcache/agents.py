@@ -214,7 +214,7 @@ def _is_busy(conductor: Conductor, tenant: str, name: str) -> bool:
 def _forget(conductor: Conductor, session: Session, done: Done) -> None:
     if (resting := conductor.planner.hot.resting(session.key)) is not None:
         conductor.planner.hot.drop(resting)
-    conductor.keeper.tiers.forget(session.key, done)
+    conductor.keeper.forget(session.key, done)
 
 
 def _write(conductor: Conductor, session: Session, done: Done) -> None:

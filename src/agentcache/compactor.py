@@ -166,7 +166,7 @@ class Compactor:
             self._busy = False  # if a segment cannot be read, the next turn finds out
             return
         merged = run.merged(made.nbytes)
-        if merged.key in self.keeper.lineage:
+        if merged.key in self.keeper.lineage or not self.keeper.room.fits(weight([merged])):
             self._busy = False
             return
         self.keeper.outbox.put(merged, made, partial(self._written, run, merged, made))

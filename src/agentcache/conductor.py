@@ -154,6 +154,7 @@ class Conductor:
         """Raise IntegrityError unless every owner of state agrees with itself and the others."""
         self.planner.check_integrity()
         self.keeper.tiers.check_integrity()
+        self.keeper.room.check_integrity()
 
     def dismiss(self) -> None:
         """Drop the model, and nothing else: what the keeper keeps can serve another one."""
@@ -341,7 +342,7 @@ def _written(
     if tell is not None:
         tell()
     if durable and left is not None and keeper.registry.get(left.key) is left:
-        keeper.tiers.forget(left.key)
+        keeper.forget(left.key)
 
 
 def _heir(request: TurnRequest) -> SessionKey | None:

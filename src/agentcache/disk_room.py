@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from attrs import define
 
+from agentcache.domain.errors import IntegrityError
 from agentcache.domain.request import Tier
 from agentcache.outbox import FILE_OVERHEAD, weight
 from agentcache.tiers import Tiers
@@ -32,12 +33,13 @@ class DiskRoom:
 
     def fits(self, incoming: int) -> bool:
         """Whether `incoming` bytes fit on the disk and under the cap as things are."""
-        taken = self.cold_bytes + self._coming
+        taken = self.cold_bytes + self.tiers.outbox.coming_bytes
         return taken + incoming <= self.cap and self._below_floor(incoming) <= 0
 
     def make(self, incoming: int) -> bool:
         """Evict until `incoming` bytes fit under the cap; False when they never will."""
-        room = self.cap - self._coming
+        self.tiers.outbox.settle()  # nobody leaves for what only has to be dropped
+        room = self.cap - self.tiers.outbox.coming_bytes
         below = self._below_floor(incoming) if incoming else 0
         if incoming > room or below > self.cold_bytes:  # nobody leaves for what cannot be
             self.evict(self.cold_bytes - room)
@@ -64,11 +66,19 @@ class DiskRoom:
             "make room there, or lower --disk-floor"
         )
 
-    @property
-    def _coming(self) -> int:
-        return weight(self.tiers.outbox.writing.values())
-
     def _below_floor(self, incoming: int) -> int:
         """How far below its floor `incoming` bytes would bring the disk."""
-        coming, leaving = self._coming + incoming, self.tiers.outbox.leaving_bytes
-        return self.floor + coming - leaving - self.free_bytes()
+        outbox = self.tiers.outbox
+        coming = outbox.coming_bytes + incoming
+        return self.floor + coming - outbox.leaving_bytes - self.free_bytes()
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError if more than `cap` bytes are to stay in the home, and could leave.
+
+        More may stay where nobody can leave: pins count more than the cap, when that is lowered.
+        What the home failed to drop is not to stay; it takes its bytes until it can be told again.
+        """
+        outbox = self.tiers.outbox
+        staying = self.cold_bytes - weight(outbox.dropping.values()) + outbox.coming_bytes
+        if staying > self.cap and self.tiers.lineage.coldest(Tier.COLD) is not None:
+            raise IntegrityError(f"{staying} bytes are to stay in the home, of {self.cap}")

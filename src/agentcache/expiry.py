@@ -56,7 +56,7 @@ class Expiry:
             for session in tuple(self.keeper.registry):
                 if self._is_over(session, wall):
                     log.info("agent %s is forgotten: its time is over", session.name)
-                    self.keeper.tiers.forget(session.key)
+                    self.keeper.forget(session.key)
 
     def _watch_the_clock(self, now: float) -> None:
         ahead = self.clock.wall() - now

@@ -102,6 +102,15 @@ class Keeper:
         )
         self.tiers.accept(segment, payload)
 
+    def forget(self, key: SessionKey, done: Done = ignore) -> Session | None:
+        """The session is deleted, and with it the rows at its end that nobody else builds on.
+
+        `done` is called as for `write`, if there is such a session.
+        """
+        session = self.tiers.forget(key, done)
+        self.room.make(0)  # its pin may have kept the home above the cap
+        return session
+
     # -- writing -----------------------------------------------------------------------------
 
     def write(self, path: Match, session: Session | None, done: Done = ignore) -> None:
@@ -143,6 +152,7 @@ class Keeper:
         self.lineage.release(path.keys)
         if error is None:
             self._added(ours)
+            self.room.make(0)  # and tell the home what it could not be told before
             done(self.outbox.durable(path) == path.cursor)
             if session is not None:
                 self._grown.add(session.key)

@@ -35,8 +35,9 @@ class Outbox:
     """Asks the store thread for changes, on the engine thread, where its answers are taken, too.
 
     `post` runs a call on the engine thread. `read_only` says why nothing can be written at the
-    moment. What could not be told is owed: segments to drop, segments whose rows lie in the home
-    already and have another place now (`adopt`), sessions whose cursors it has elsewhere.
+    moment. What could not be told is owed, until the next change that is made: segments to drop,
+    segments whose rows lie in the home already and have another place now (`adopt`), sessions whose
+    cursors it has elsewhere.
     """
 
     lineage: Lineage
@@ -45,6 +46,7 @@ class Outbox:
     post: Post
     read_only: str | None = field(default=None, init=False)
     _writing: dict[bytes, Segment] = field(factory=dict, init=False)
+    _putting: dict[bytes, Segment] = field(factory=dict, init=False)
     _drops: dict[bytes, Segment] = field(factory=dict, init=False)
     _adopted: set[bytes] = field(factory=set, init=False)
     _sessions: set[SessionKey] = field(factory=set, init=False)
@@ -65,6 +67,11 @@ class Outbox:
     def dropping(self) -> Mapping[bytes, Segment]:
         """The segments that the home is owed to drop, a read-only view."""
         return MappingProxyType(self._drops)
+
+    @property
+    def coming_bytes(self) -> int:
+        """What the home will take more of the disk when everything is written."""
+        return weight(self._writing.values()) + weight(self._putting.values())
 
     @property
     def leaving_bytes(self) -> int:
@@ -99,7 +106,13 @@ class Outbox:
 
     def put(self, segment: Segment, payload: Payload, took: Took) -> None:
         """Write a payload that no commit speaks of yet, once there is nothing else to do."""
-        self._ask(Job(Commit(), ((segment, payload),), idle=True), took)
+        self._putting[segment.key] = segment
+
+        def over(error: Exception | None) -> None:
+            del self._putting[segment.key]
+            took(error)
+
+        self._ask(Job(Commit(), ((segment, payload),), idle=True), over)
 
     def discard(self, key: bytes) -> None:
         """Delete a payload of which no commit speaks."""
@@ -179,6 +192,7 @@ class Outbox:
         self._leaving_bytes -= weight(drops.values())
         if error is None:
             done(True)
+            self.settle()  # what could not be told before can be told now
             return
         if not isinstance(error, CatalogueConflict):  # a write that failed before it was in its way
             self.read_only = text_of(error)

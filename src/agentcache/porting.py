@@ -222,8 +222,8 @@ def _written(keeper: Keeper, others: tuple[SessionKey, ...], done: Done, durable
         done(durable)
         return
     for other in others[1:]:
-        keeper.tiers.forget(other)
-    if keeper.tiers.forget(others[0], done) is None:
+        keeper.forget(other)
+    if keeper.forget(others[0], done) is None:
         done(True)
 
 

@@ -201,6 +201,7 @@ class PrefixStore:
         """Raise IntegrityError unless everything adds up."""
         with self._lock:
             self._keeper.tiers.check_integrity()
+            self._keeper.room.check_integrity()
             self._keeper.lineage.check_integrity()
 
     def _write(self, path: Match, wait: bool) -> bool | None:

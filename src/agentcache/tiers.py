@@ -13,7 +13,7 @@ from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor, Session, SessionKey
-from agentcache.outbox import Done, Outbox, ignore
+from agentcache.outbox import Done, Outbox
 from agentcache.pins import Pins
 from agentcache.ports.payload import Payload
 from agentcache.ports.telemetry import Telemetry
@@ -62,10 +62,10 @@ class Tiers:
         self.pins.follow(session)
 
     def accept(self, segment: Segment, payload: Payload) -> None:
-        """Take a new segment, whose parent is here, into RAM."""
+        """Take a new segment, whose parent is here, into RAM. Raises KeyError if it is not."""
         if segment.key not in self.lineage:
-            self._warm[segment.key] = payload
             self.lineage.add(segment, Tier.WARM)
+            self._warm[segment.key] = payload
 
     def promote(self, read: Iterable[tuple[Segment, Payload]]) -> None:
         """Segments were read from disk: keep them in RAM, until `trim`."""
@@ -140,11 +140,8 @@ class Tiers:
                 corrupt.append(segment.key)
         self.outbox.settle(tuple(corrupt))
 
-    def forget(self, key: SessionKey, done: Done = ignore) -> Session | None:
-        """The session is deleted, and with it the rows at its end that nobody else builds on.
-
-        `done` is called as for `Keeper.write`, if there is such a session.
-        """
+    def forget(self, key: SessionKey, done: Done) -> Session | None:
+        """See `Keeper.forget`."""
         session = self.registry.remove(key)
         if session is not None:
             self.pins.drop(key)

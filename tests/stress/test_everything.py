@@ -172,7 +172,7 @@ class Everything(RuleBasedStateMachine):
         keeper = self.world.conductor.keeper
         keys = sorted((one.key for one in keeper.registry), key=lambda key: key.name)
         if keys:
-            keeper.tiers.forget(keys[which % len(keys)])
+            keeper.forget(keys[which % len(keys)])
             for client in self.clients:
                 client.kept = 0
 

@@ -6,6 +6,7 @@ import pytest
 from attrs import evolve
 
 from agentcache.adapters.memory.hash_model import hash_spec
+from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.compactor import Compactor
 from agentcache.domain.compaction import MOST_SMALL, SMALL_AT_ONCE
 from agentcache.domain.errors import StoreFull
@@ -13,12 +14,25 @@ from agentcache.domain.request import Miss, Tier
 from agentcache.domain.segment import Segment
 from agentcache.domain.spec import CacheSpec
 from agentcache.outbox import FILE_OVERHEAD
+from agentcache.ports.payload import Payload
+from tests.frail import Disk
 from tests.talks import Talk
 from tests.world import World
 
 TURNS = 40
 FULL, WINDOW, STATE = hash_spec(), hash_spec(window=16), hash_spec(state=True)
 SPECS = {"full": FULL, "window": WINDOW, "state": STATE, "both": hash_spec(1, 40, True)}
+
+
+class Peak(MemorySegmentStore):
+    """Knows how much it ever held, a file's own overhead among it."""
+
+    peak = 0
+
+    def put(self, segment: Segment, payload: Payload) -> int:
+        taken = super().put(segment, payload)
+        self.peak = max(self.peak, self.nbytes() + FILE_OVERHEAD * len(self._kept))
+        return taken
 
 
 def made(spec: CacheSpec = FULL, disk_cap: int = 1 << 30, least_shared: int = 1) -> World:
@@ -299,7 +313,7 @@ class TestTrouble:
         until_merging(world, talk)
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.tiers.forget(session.key)
+        world.conductor.keeper.forget(session.key)
         world.settle()
         assert world.stored() == {}
         world.check_home()
@@ -310,6 +324,23 @@ class TestTrouble:
             chat(world, Talk("ada"))
             assert world.conductor.keeper.room.cold_bytes <= world.disk_cap
             assert world.disk.nbytes() <= world.disk_cap
+
+    def test_the_disk_cap_counts_the_second_copy_while_there_is_one(self) -> None:
+        store = Peak()
+        with evolve(made(), disk=Disk(store), steady=True) as world:
+            until_merging(world, Talk("ada"))
+            world.wait()
+            world._inbox.run()  # it is put together, and about to be written
+            room = world.conductor.keeper.room
+            second = room.tiers.outbox.coming_bytes
+            assert second
+            room.cap = room.cold_bytes + second + 1
+            said = world.begin(Talk("bob", tenant="other").ask("Me, too.", max_tokens=4))
+            while said.number in world.conductor.planner.turns:
+                world.conductor.round()
+            world.settle()
+            assert store.peak <= room.cap
+            assert world.session("bob", "other") is not None
 
     def test_a_segment_that_cannot_be_read_is_left_for_a_turn_to_find(self, world: World) -> None:
         talk = Talk("ada")
@@ -332,7 +363,7 @@ class TestTrouble:
             monkeypatch.setattr(Compactor, "_is_still_there", lambda *_: True)
             session = world.session("ada")
             assert session is not None
-            world.conductor.keeper.tiers.forget(session.key)
+            world.conductor.keeper.forget(session.key)
             world.settle()
             world.conductor.check_integrity()
             assert "could not be merged" in caplog.text

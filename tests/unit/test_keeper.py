@@ -194,7 +194,7 @@ class TestForgetting:
         world.say(Talk("ada"), "one")
         session = world.session("ada")
         assert session is not None
-        assert world.conductor.keeper.tiers.forget(session.key) == session
+        assert world.conductor.keeper.forget(session.key) == session
         world.settle()
         assert world.stored() == {}
         world.kill()
@@ -206,7 +206,7 @@ class TestForgetting:
         world.say(talk, "two")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.tiers.forget(session.key)
+        world.conductor.keeper.forget(session.key)
         world.settle()
         assert world.disk.nbytes() == 0
         assert not world.segments(Tier.COLD)
@@ -218,7 +218,7 @@ class TestForgetting:
         world.say(bob, "I am Bob!")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.tiers.forget(session.key)
+        world.conductor.keeper.forget(session.key)
         world.settle()
         assert world.say(bob, "Who am I?").admitted.cached > len(SYSTEM) // 2
         world.kill()
@@ -232,7 +232,7 @@ class TestForgetting:
         assert session is not None
         world.disk.fail("commit", OSError("not now"))
         keeper = world.conductor.keeper
-        keeper.tiers.forget(session.key)
+        keeper.forget(session.key)
         world.settle()
         assert world.stored()
         cap, keeper.room.cap = keeper.room.cap, 0
@@ -243,7 +243,7 @@ class TestForgetting:
         keeper.room.cap = cap
 
     def test_nobody_is_forgotten_twice(self, world: World) -> None:
-        assert world.conductor.keeper.tiers.forget(SessionKey("default", b"root", "ada")) is None
+        assert world.conductor.keeper.forget(SessionKey("default", b"root", "ada")) is None
         assert not world.conductor.keeper.is_writing
 
     def test_a_turn_that_is_being_written_again_does_not_bring_the_agent_back(
@@ -256,7 +256,7 @@ class TestForgetting:
                 world.step()
             session = world.session("ada")
             assert session is not None
-            world.conductor.keeper.tiers.forget(session.key)
+            world.conductor.keeper.forget(session.key)
         world.settle()
         assert world.stored() == {}
 

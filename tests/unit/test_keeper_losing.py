@@ -94,7 +94,7 @@ class TestEviction:
         assert world.holds() == 1
         assert world.say(talks[0], "two").admitted.cached > 0
         assert world.holds() == 2  # the pin followed the cursor
-        world.conductor.keeper.tiers.forget(session.key)
+        world.conductor.keeper.forget(session.key)
         assert world.holds() == 0
 
     def test_a_pin_keeps_rows_in_the_home_and_not_in_ram(self, world: World) -> None:
@@ -293,7 +293,7 @@ class TestFullDisk:
         world.say(Talk("ada"), "one")
         session = world.session("ada")
         assert session is not None
-        world.conductor.keeper.tiers.forget(session.key)
+        world.conductor.keeper.forget(session.key)
         world.disk.segments.capacity = None
         world.say(Talk("bob"), "two")
         world.kill()
@@ -443,3 +443,40 @@ class TestFewRows:
             prompt, other = again.request.prompt.tokens, first.request.prompt.tokens
             agreed = common_prefix(prompt, 0, other, 0)
             assert again.admitted.cached == agreed
+
+
+class TestWhatTheHomeFailedToDrop:
+    """Rows that had to leave the home, and did not, because it could not be changed just then."""
+
+    CAP = 2 * (FILE_OVERHEAD + TURN * ROW)
+
+    def full(self) -> World:
+        world = World(disk_cap=self.CAP)
+        world.open()
+        for name in "ab":
+            world.say(Talk(name), name)
+        return world
+
+    def test_the_home_is_told_again_as_soon_as_it_takes_a_change(self) -> None:
+        world = self.full()
+        room, outbox = world.conductor.keeper.room, world.conductor.keeper.outbox
+        world.disk.fail("commit", OSError("not now"))
+        said = world.begin(Talk("c").ask("c", max_tokens=3))
+        world.settle()
+        world.check_answer(said)
+        assert not outbox.dropping
+        assert room.cold_bytes <= self.CAP
+        assert world.disk.nbytes() == sum(one.nbytes for one in world.segments(Tier.COLD))
+        world.check_drained()
+        world.close()
+
+    def test_nobody_else_has_to_leave_for_it(self) -> None:
+        world = self.full()
+        world.disk.fail("commit", [OSError("not now"), OSError("nor now")])
+        world.say(Talk("c"), "c")
+        assert world.conductor.keeper.outbox.dropping
+        world.say(Talk("d"), "d")
+        assert world.conductor.keeper.read_only is None
+        assert len(world.segments(Tier.COLD)) == 2
+        world.check_drained()
+        world.close()
