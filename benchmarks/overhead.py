@@ -1,53 +1,44 @@
 """CPU time that a token and stream costs beside the model: scheduler, speech, HTTP and SSE.
 
-The engine here says the same token all the time and computes nothing; it takes a while for a step,
-as a real one does, asleep. What is measured is the CPU time of this process; clients are another.
+First with an engine that says the same token all the time and computes nothing; it takes a while
+for a step, as a real one does, asleep. Then with the default model. What is measured is the CPU
+time of the server's Python threads, without what the engine thread spends in steps of the engine;
+clients are another process. Of several rounds the cheapest counts: others on the machine empty the
+caches and make the same work dearer, never cheaper.
 """
 
 import argparse
 import asyncio
 import logging
 import math
-import resource
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
-from attrs import define
+import uvloop
 from recording import bar, parsed, write_results
+from serving import idling, of_default_model, serving
 
-from agentcache.adapters.clock import SystemClock
-from agentcache.adapters.codecs import codec
-from agentcache.adapters.http.app import create_app
-from agentcache.adapters.http.edge import Edge
-from agentcache.adapters.http.server import HttpServer, listen, url_of
-from agentcache.adapters.memory.engine import MemoryEngine
-from agentcache.adapters.memory.hash_cache import HashCache
-from agentcache.adapters.memory.segment_store import MemorySegmentStore
-from agentcache.adapters.memory.session_store import MemorySessionStore
-from agentcache.adapters.memory.tokenizer import END, VOCABULARY, MemoryTokenizer
-from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
-from agentcache.assembly import Assembly, Budgets
+from agentcache.assembly import Assembly
 from agentcache.domain.conversation import Conversation, Message
 from agentcache.domain.events import Ended, Event
-from agentcache.domain.notices import Limits
-from agentcache.domain.plan import Sampled, StepResult
 from agentcache.domain.request import Identity
-from agentcache.loop import EngineLoop
 from agentcache.preparing import Ask, prepared
-from agentcache.roots import Codecs
-from agentcache.service import Service
 
-SAID = ord("a")
 CLIENT = """
 import http.client, json, sys, threading
-host, streams, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+host, dialect, model, streams, tokens = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 def talk(number):
+    said = [{"role": "user", "content": f"I am number {number}. Count as far as you can."}]
+    path, asked = {
+        "chat": ("chat/completions", {"messages": said, "max_tokens": tokens}),
+        "responses": ("responses", {"input": said, "max_output_tokens": tokens}),
+        "messages": ("messages", {"messages": said, "max_tokens": tokens}),
+    }[dialect]
     connection = http.client.HTTPConnection(host, timeout=600)
-    asked = {"model": "memory", "stream": True, "max_tokens": tokens,
-             "messages": [{"role": "user", "content": f"I am number {number}"}]}
-    connection.request("POST", "/v1/chat/completions", json.dumps(asked))
+    asked |= {"model": model, "stream": True}
+    connection.request("POST", "/v1/" + path, json.dumps(asked))
     answer = connection.getresponse()
     assert answer.status == 200, answer.status
     while answer.read1(65536):
@@ -56,57 +47,13 @@ threads = [threading.Thread(target=talk, args=(number,)) for number in range(str
 [one.start() for one in threads]
 [one.join() for one in threads]
 """
-
-
-@define(eq=False)
-class Idler(MemoryEngine):
-    """An engine that computes nothing, in `step_seconds`."""
-
-    step_seconds: float = 0.0
-
-    def collect(self) -> StepResult:
-        time.sleep(self.step_seconds)
-        return super().collect()
-
-    def _run(self, step: int, sequence: int, cache: HashCache, ids: Sequence[int]):  # type: ignore[no-untyped-def]
-        cache.length += len(ids)
-        cache.token = SAID
-        sampled = None if cache.sampling is None else Sampled(sequence, SAID)
-        return _Done(cache, cache.epoch, sampled)
-
-
-@define(eq=False)
-class _Done:
-    cache: HashCache
-    epoch: int
-    outcome: Sampled | None
-
-
-def assembly(step_seconds: float) -> Assembly:
-    """Everything but the disk and the model."""
-
-    def engine() -> Idler:
-        made = Idler.of(vocabulary=VOCABULARY, ends=frozenset({END}), context=100_000)
-        made.step_seconds = step_seconds  # type: ignore[attr-defined]
-        return made  # type: ignore[return-value]
-
-    return Assembly(
-        load_engine=engine,
-        load_tokenizer=MemoryTokenizer,
-        codecs=Codecs(codec("native")),
-        segments=MemorySegmentStore(),
-        sessions=MemorySessionStore(),
-        clock=SystemClock(),
-        telemetry=PrometheusTelemetry(),
-        budgets=Budgets(memory=2**30, disk=2**30),
-        limits=Limits(batch=64),
-    )
+DIALECTS = ("chat", "responses", "messages")
 
 
 def conducted(streams: int, tokens: int) -> float:
-    """Seconds of CPU a token: planner, conductor, speech and metrics, on one thread."""
+    """Seconds of CPU a token: planner, conductor, speech and metrics, without a pause."""
     calls: list[Callable[[], None]] = []
-    conductor = assembly(0.0)(calls.append)
+    conductor = idling(0.0)(calls.append)
     over: list[Event] = []
 
     def emit(event: object) -> None:
@@ -127,51 +74,53 @@ def conducted(streams: int, tokens: int) -> float:
     return seconds / (streams * tokens)
 
 
-async def served(streams: int, tokens: int, step_seconds: float) -> tuple[float, float]:
-    """Seconds of CPU a token of the whole server, in it and in the kernel; not its clients'."""
-    made = assembly(step_seconds)
-    loop = EngineLoop(made, made.clock, made.telemetry)
-    loop.start()
-    loop.wait_open()
-    edge = Edge(Service(loop, made.clock), 1_000_000)
-    listener = listen("127.0.0.1", 0)
-    server = HttpServer(create_app(edge, made.telemetry), edge, listener)  # type: ignore[arg-type]
-    serving = asyncio.create_task(server.run())
-    host = url_of(listener).removeprefix("http://")
-    for count in (4, tokens):  # the first time warms up
-        began = resource.getrusage(resource.RUSAGE_SELF)
-        command = (sys.executable, "-c", CLIENT, host, str(streams), str(count))
-        client = await asyncio.create_subprocess_exec(*command)
-        assert await client.wait() == 0
-    ended = resource.getrusage(resource.RUSAGE_SELF)
-    server.stop()
-    await serving
-    loop.stop(within=0)
-    loop.join()
-    own, kernel = ended.ru_utime - began.ru_utime, ended.ru_stime - began.ru_stime
-    return own / (streams * tokens), kernel / (streams * tokens)
+async def served(made: Assembly, streams: int, tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds of CPU a token and stream, of every round, by dialect."""
+    found: dict[str, list[float]] = {dialect: [] for dialect in DIALECTS}
+    async with serving(made) as server:
+        await server.cost(CLIENT, "chat", server.model, streams, 4)  # the first time warms up
+        for _ in range(rounds):
+            for dialect in DIALECTS:
+                cost = await server.cost(CLIENT, dialect, server.model, streams, tokens)
+                found[dialect].append(round(1e6 * cost / (streams * tokens), 1))
+    return found
+
+
+def _run(
+    made: AbstractContextManager[Assembly], options: argparse.Namespace, streams: int, tokens: int
+) -> dict[str, list[float]]:
+    with made as assembly, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(served(assembly, streams, tokens, options.rounds))
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--step", type=float, default=0.02, help="seconds that a step takes")
     parser.add_argument("--alone", type=int, default=3000, help="tokens without the edge")
-    options = parsed(parser, streams=[2], tokens=30, step=0.001, alone=100)
+    parser.add_argument("--model-tokens", type=int, default=100, help="0: not the default model")
+    small = {"streams": [2], "tokens": 30, "rounds": 1, "step": 0.001, "alone": 100}
+    options = parsed(parser, **small, model_tokens=0)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    found = {}
+    found, every = {}, {}
     for streams in options.streams:
-        own, kernel = asyncio.run(served(streams, options.tokens, options.step))
-        found[f"{streams} streams"] = {
-            "planner, conductor, speech": round(conducted(streams, options.alone) * 1e6, 1),
-            "whole server": round((own + kernel) * 1e6, 1),
-            "of which in the kernel": round(kernel * 1e6, 1),
+        rounds = _run(nullcontext(idling(options.step)), options, streams, options.tokens)
+        scheduler = {
+            "planner, conductor, speech": round(conducted(streams, options.alone) * 1e6, 1)
         }
-    most = max(one["whole server"] for one in found.values())
+        every[f"an idle engine, streams: {streams}"] = rounds
+        found[str(streams)] = scheduler | {name: min(costs) for name, costs in rounds.items()}
+    if options.model_tokens:
+        rounds = _run(of_default_model(), options, 1, options.model_tokens)
+        every["the default model, streams: 1"] = rounds
+        found["1, default model"] = {name: min(costs) for name, costs in rounds.items()}
+    most = max(one[dialect] for one in found.values() for dialect in DIALECTS)
     results = {
         "microseconds of CPU a token and stream": found,
+        "every round": every,
         "bars": [
             bar("CPU of server, scheduler and SSE, ms a token and stream", most / 1000, most=0.5)
         ],

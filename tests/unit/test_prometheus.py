@@ -96,3 +96,19 @@ def test_threads_may_tell_at_once() -> None:
     scraped = _scraped(telemetry)
     assert scraped["model_tokens_total"] == 2000
     assert {scraped[f"level_{level}"] for level in range(5)} == {1.0}
+
+
+def test_of_very_many_tokens_each_is_counted_once() -> None:
+    telemetry = PrometheusTelemetry()
+    for _ in range(1500):
+        telemetry.forwarded(3, decoded=2, seconds=0.5)
+        telemetry.token_said(0.02)
+    telemetry.token_said(7)
+    for _ in range(2):  # a scrape counts nothing again
+        scraped = _scraped(telemetry)
+        assert scraped["model_tokens_total"] == 4500
+        assert scraped["step_tokens_total/decode"] == 3000
+        assert scraped["step_tokens_total/prefill"] == 1500
+        assert scraped["step_seconds_total"] == 750
+        assert scraped["inter_token_seconds_bucket/0.02"] == 1500
+        assert scraped["inter_token_seconds_count"] == 1501

@@ -28,6 +28,8 @@ def serve(settings: Settings) -> None:
 
     Options can also be set as AGENTCACHE_<NAME> in the environment, or in a TOML file.
     """
+    import uvloop
+
     from agentcache.adapters.http.server import listen
     from agentcache.cli import logs
     from agentcache.cli.running import running
@@ -35,8 +37,12 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_format, settings.log_level)
     _require_keys_for_others(settings)
     _end_well_on_signals()
-    with listen(settings.host, settings.port) as listener, running(settings) as container:
-        asyncio.run(_serve(_server(settings, container, listener), container))
+    with (
+        listen(settings.host, settings.port) as listener,
+        running(settings) as container,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(_server(settings, container, listener), container))
 
 
 async def _serve(server: "HttpServer", container: "Container") -> None:

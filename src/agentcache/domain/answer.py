@@ -115,12 +115,15 @@ class AnswerReader:
     _calls: int = field(default=0, init=False)
     _strip: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
+    _starts: set[str] | None = field(default=None, init=False)  # of the markers that may come now
 
     def __attrs_post_init__(self) -> None:
         self._within = "thought" if self._reading.opened else "text"
 
     def push(self, text: str) -> list[Piece]:
         """Take more of the answer; what is certain of it by now."""
+        if not self._held and self._is_plain(text):  # as nearly every token is
+            return self._wanted(self._told(text))
         self._held += text
         return self._wanted(self._pieces())
 
@@ -132,6 +135,12 @@ class AnswerReader:
         return self._wanted(self._told(rest))
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether no marker can begin in `text`, nor end in it."""
+        if self._starts is None:
+            self._starts = {marker[0] for marker in self._markers()}
+        return self._within != "call" and self._starts.isdisjoint(text)
 
     def _wanted(self, pieces: Iterable[Piece]) -> list[Piece]:
         found = []
@@ -157,7 +166,7 @@ class AnswerReader:
         yield from self._told(told)
 
     def _enter(self, marker: str) -> None:
-        form = self._reading.format
+        form, self._starts = self._reading.format, None
         if self._within == "thought":
             self._within, self._strip = "text", True
         elif form.thinks is not None and marker == form.thinks[0]:
@@ -197,7 +206,7 @@ class AnswerReader:
 
     def _called(self, text: str, end: str) -> Iterator[Piece]:
         """The calls in `text`, which ends with the marker `end`."""
-        self._within = "text"
+        self._within, self._starts = "text", None
         form = self._reading.format
         assert form.calls is not None
         try:

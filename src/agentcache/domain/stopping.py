@@ -42,6 +42,8 @@ class StopMatcher:
 
     def push(self, text: str) -> tuple[str, str | None]:
         """Take more text; return what is certain not to belong to a stop sequence, and the hit."""
+        if not self.stops:
+            return text, None
         if self._hit is not None:
             return "", self._hit
         text = self._held + text

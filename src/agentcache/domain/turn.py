@@ -89,6 +89,7 @@ class Turn:
     finish: Finish | None = None
     problem: str | None = None
     bypassed: int = 0  # steps in which another turn's prefill went first
+    _cut: tuple[int, int] = field(default=(-1, 0), init=False, repr=False)  # asked for last
 
     @property
     def ids(self) -> "Tokens[int]":
@@ -122,9 +123,9 @@ class Turn:
         These depend on the prompt alone, so that agents with one prefix cut it alike: its marks,
         and every SEGMENT_ROWS tokens after each of them and after the beginning.
         """
-        last = max((mark for mark in self.marks if mark <= position), default=0)
-        regular = last + ((position - last) // SEGMENT_ROWS + 1) * SEGMENT_ROWS
-        return min((mark for mark in self.marks if position < mark < regular), default=regular)
+        if self._cut[0] != position:  # the same one is asked for with every token
+            self._cut = position, self._next_cut(position)
+        return self._cut[1]
 
     def cuts(self, start: int, stop: int) -> tuple[int, ...]:
         """All places in (start, stop] where segments shall end, `stop` among them."""
@@ -140,3 +141,8 @@ class Turn:
         while cut <= stop:
             start, cut = cut, self.next_cut(cut)
         return start
+
+    def _next_cut(self, position: int) -> int:
+        last = max((mark for mark in self.marks if mark <= position), default=0)
+        regular = last + ((position - last) // SEGMENT_ROWS + 1) * SEGMENT_ROWS
+        return min((mark for mark in self.marks if position < mark < regular), default=regular)

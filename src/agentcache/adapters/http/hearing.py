@@ -47,8 +47,9 @@ async def hear(turn: RunningTurn, pause: float) -> AsyncGenerator[Heard | Ended 
             if event is None:
                 yield None
             elif isinstance(event, Delta):
-                if (heard := Heard(tuple(reader.push(event.text)), event.likely)) != Heard(()):
-                    yield heard
+                pieces = reader.push(event.text)
+                if pieces or event.likely:
+                    yield Heard(tuple(pieces), event.likely)
             else:
                 if rest := reader.finish():
                     yield Heard(tuple(rest))

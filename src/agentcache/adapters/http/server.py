@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 from starlette.types import ASGIApp
 
 from agentcache.adapters.http.edge import Edge
+from agentcache.adapters.http.protocol import HttpProtocol
 from agentcache.domain.errors import AgentCacheError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
@@ -73,6 +74,7 @@ class HttpServer:
         return _Uvicorn(
             uvicorn.Config(
                 self.app,
+                http=HttpProtocol,
                 lifespan="off",
                 ws="none",  # whatever else is installed
                 log_config=None,

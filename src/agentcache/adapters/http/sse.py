@@ -16,7 +16,9 @@ from agentcache.service import RunningTurn
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
-_LINE_ENDS = {"\u0085": b"\\u0085", "\u2028": b"\\u2028", "\u2029": b"\\u2029"}
+_LINE_ENDS = {
+    character.encode(): b"\\u%04x" % ord(character) for character in ("\u0085", "\u2028", "\u2029")
+}
 
 
 def data(value: msgspec.Struct) -> bytes:
@@ -27,8 +29,9 @@ def data(value: msgspec.Struct) -> bytes:
 def on_one_line(value: msgspec.Struct) -> bytes:
     """`value` as JSON without what some clients take for the end of a line: it is escaped."""
     encoded = _encode(value)
-    for character, escaped in _LINE_ENDS.items():
-        encoded = encoded.replace(character.encode(), escaped)
+    if not encoded.isascii():
+        for character, escaped in _LINE_ENDS.items():
+            encoded = encoded.replace(character, escaped)
     return encoded
 
 

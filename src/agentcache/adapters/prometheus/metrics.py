@@ -1,12 +1,13 @@
 """Telemetry as Prometheus metrics, in a registry of its own. What each means: docs/metrics.md."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Lock
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from agentcache.adapters.prometheus.series import Series
+from agentcache.adapters.prometheus.steady import Steady, Step
 from agentcache.domain.request import Finish, Miss, Tier
 from agentcache.domain.wear import DailyBytes
 from agentcache.ports.telemetry import LEVELS, REFUSALS
@@ -31,6 +32,8 @@ class PrometheusTelemetry:
         self._monotonic = monotonic
         self._wear = DailyBytes()
         self._lock = Lock()
+        self._steady = Steady(self._settle)
+        self.registry.register(self._steady)  # before the others, which it brings up to date
         make = Series(self.registry)
         self._make_turns(make)
         self._make_store(make)
@@ -101,10 +104,7 @@ class PrometheusTelemetry:
 
     def forwarded(self, tokens: int, decoded: int = 0, seconds: float = 0.0) -> None:
         """A step passed so many tokens to the model."""
-        self._model.inc(tokens)
-        self._steps["prefill"].inc(tokens - decoded)
-        self._steps["decode"].inc(decoded)
-        self._busy.inc(seconds)
+        self._steady.stepped((tokens, decoded, seconds))
 
     def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
         """A turn of `prompt` tokens starts with `cached` of them served from `tier`."""
@@ -117,7 +117,7 @@ class PrometheusTelemetry:
 
     def token_said(self, seconds_since: float) -> None:
         """A turn got a token so many seconds after the one before."""
-        self._between.observe(seconds_since)
+        self._steady.said(seconds_since)
 
     def turn_ended(self, finish: Finish, completion: int, seconds_to_first: float | None) -> None:
         """A turn ended after `completion` sampled tokens."""
@@ -183,6 +183,16 @@ class PrometheusTelemetry:
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its media type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _settle(self, steps: Iterable[Step], gaps: Iterable[float]) -> None:
+        """Count the steps and the seconds between tokens that were told of."""
+        tokens, decoded, seconds = (sum(column) for column in zip((0, 0, 0.0), *steps, strict=True))
+        self._model.inc(tokens)
+        self._steps["prefill"].inc(tokens - decoded)
+        self._steps["decode"].inc(decoded)
+        self._busy.inc(seconds)
+        for gap in gaps:
+            self._between.observe(gap)
 
     def _last_day(self) -> float:
         with self._lock:

@@ -1,0 +1,104 @@
+"""What clients may keep open at the level of HTTP itself, over a real socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agentcache.adapters.http.app import create_app
+from agentcache.adapters.http.edge import Edge
+from agentcache.adapters.http.protocol import MOST_HEAD
+from agentcache.adapters.http.server import HttpServer, listen
+from tests.scripted_service import ScriptedService
+
+pytestmark = pytest.mark.anyio
+LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
+PIECE = b"x" * 16_384
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    edge = Edge(ScriptedService(), 1_000_000)
+    listener = listen("127.0.0.1", 0)
+    server = HttpServer(create_app(edge), edge, listener)
+    ready = asyncio.Event()
+    running = asyncio.create_task(server.run(lambda _url: ready.set()))
+    await ready.wait()
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        server.stop()
+        await running
+
+
+async def _pour(writer: asyncio.StreamWriter, *pieces: bytes) -> None:
+    """Send `pieces`, the last one again and again until the server has had enough."""
+    *first, last = pieces
+    writer.writelines(first)
+    try:
+        while True:
+            writer.write(last)
+            await writer.drain()
+    except ConnectionError:
+        return
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"GET /", PIECE),
+        (LIVE + b"a: ", PIECE),
+        (LIVE, b"a: b\r\n" * 1000),
+        (LIVE + b"transfer-encoding: chunked\r\n\r\n1;", PIECE),
+        (LIVE + b"transfer-encoding: chunked\r\n\r\n0\r\na: ", PIECE),
+        (LIVE + b"transfer-encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n" * 1000),
+    ],
+    ids=["line", "header", "headers", "extension", "trailer", "trailers"],
+)
+async def test_what_never_ends_and_is_no_body_is_cut_off(pieces: tuple[bytes, ...]) -> None:
+    async with connected() as (_, writer):
+        async with asyncio.timeout(60):
+            await _pour(writer, *pieces)
+
+
+async def test_a_head_that_is_too_long_is_told_so() -> None:
+    async with connected() as (reader, writer):
+        writer.write(LIVE + b"a: " + b"x" * (MOST_HEAD - len(LIVE) - 2))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+        assert b"too large" in await reader.read()
+
+
+async def test_a_head_that_is_just_short_enough_is_read_however_it_is_cut() -> None:
+    async with connected() as (reader, writer):
+        head = LIVE + b"a: " + b"x" * (MOST_HEAD - len(LIVE) - 7) + b"\r\n\r\n"
+        for at in range(0, len(head), 10_000):
+            writer.write(head[at : at + 10_000])
+            await writer.drain()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_may_be_longer_than_any_head() -> None:
+    async with connected() as (reader, writer):
+        body = b"[" + b" " * 5 * MOST_HEAD + b"]"
+        size = str(len(body)).encode()
+        writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: " + size + b"\r\n")
+        writer.write(b"\r\n" + body)
+        answer = await reader.readuntil(b"}")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"invalid_request_error" in answer
+
+
+async def test_requests_on_one_connection_are_counted_each_on_its_own() -> None:
+    async with connected() as (reader, writer):
+        for _ in range(4):
+            writer.write(LIVE + b"a: " + b"x" * (MOST_HEAD // 2) + b"\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            await reader.readuntil(b"}}")
