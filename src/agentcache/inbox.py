@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections import deque
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 from attrs import define, field
@@ -24,8 +23,10 @@ class Bell:
         self._new.append((inbox, item))  # type: ignore[arg-type]
         if not self._rung:
             self._rung = True
-            with suppress(RuntimeError):  # the event loop is closed: nobody listens any more
+            try:
                 self.loop.call_soon_threadsafe(self._hand_out)
+            except RuntimeError:  # the event loop is closed: nobody listens any more
+                self._new.clear()
 
     def _hand_out(self) -> None:
         self._rung = False  # before it looks, so that nothing is put in between unheard

@@ -77,6 +77,8 @@ class Keeper:
 
     def take_grown(self) -> tuple[SessionKey, ...]:
         """The sessions whose turns were written since the last call."""
+        if not self._grown:
+            return ()
         grown, self._grown = tuple(sorted(self._grown, key=lambda one: one.name)), set()
         return grown
 

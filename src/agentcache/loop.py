@@ -199,11 +199,15 @@ class EngineLoop:
 
     def _until(self) -> float | None:
         """When the running turns are cancelled."""
+        if self._stop_at is None and self._swap is None:
+            return None
         moments = [self._stop_at, self._swap.until if self._swap else None]
         return min((one for one in moments if one is not None), default=None)
 
     def _take_calls(self, patience: float | None) -> None:
         """Run what is in the inbox; with `patience`, wait so many seconds for something to come."""
+        if not patience and self._inbox.empty():
+            return
         try:
             call = self._inbox.get(timeout=patience) if patience else self._inbox.get_nowait()
             while True:

@@ -214,6 +214,8 @@ class Planner:
 
     def take_notices(self) -> tuple[Notice, ...]:
         """What happened to turns since the last call, in order."""
+        if not self._notices:
+            return ()
         notices, self._notices = tuple(self._notices), []
         return notices
 
