@@ -21,6 +21,7 @@ from agentcache.domain.request import Finish
 from agentcache.loop import EngineLoop
 from agentcache.plugins import codecs
 from agentcache.porting import Porter
+from agentcache.ports.grammar import Lexicon
 from agentcache.roots import Codecs
 from agentcache.service import Service
 
@@ -62,6 +63,7 @@ def whole_service(
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
     context: int = 8192,
     end_rate: float = 0.05,
+    lexicon: Callable[[], Lexicon] | None = None,
 ) -> Iterator[Whole]:
     """Run it; at the end it has stopped, and every invariant of it has held while it was idle."""
     telemetry = WatchedTelemetry()
@@ -78,7 +80,7 @@ def whole_service(
         telemetry=telemetry,
         budgets=Budgets(memory=2**30, disk=2**30),
         limits=limits,
-        open_grammars=lambda tokenizer, card: LLGrammars(tokenizer.lexicon, card.ends),
+        open_grammars=lambda tokenizer, card: LLGrammars(lexicon or tokenizer.lexicon, card.ends),
     )
     loop = EngineLoop(assembly, clock, telemetry, debug=True)
     loop.start()

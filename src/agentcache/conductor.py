@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 from agentcache.compactor import Compactor
 from agentcache.domain.errors import AgentCacheError, Unavailable
 from agentcache.domain.events import Ended
-from agentcache.domain.notices import Notice, Placed, Preempted, Refused, Token
+from agentcache.domain.notices import Notice, Placed, Preempted, Refused, Stuck, Token
 from agentcache.domain.path import Match
 from agentcache.domain.plan import (
     Park,
@@ -315,6 +315,11 @@ class Conductor:
             self._speeches[notice.turn].admit(one)
         elif isinstance(notice, Preempted):
             self.telemetry.preempted()
+        elif isinstance(notice, Stuck):
+            log.warning(
+                "turn %s: nothing more fits its grammar", self.planner.turns[notice.turn].request.id
+            )
+            self._close(notice.turn)
         else:
             self._say(notice, now)
 
@@ -323,16 +328,20 @@ class Conductor:
         if speech.last_at is not None:
             self.telemetry.token_said(now - speech.last_at)
         stopped = speech.say(notice.token, now, not notice.end, notice.logprobs)
-        if not stopped and turn.finish is None:
-            return
+        if stopped or turn.finish is not None:
+            self._close(notice.turn, notice.end, stopped)
+
+    def _close(self, number: int, end: bool = False, stopped: bool = False) -> None:
+        """The turn says no more; the last token was its model's `end`, or a stop sequence."""
+        turn, speech = self.planner.turns[number], self._speeches[number]
         speech.close()
-        said = speech.sampled[:-1] if notice.end else speech.sampled
+        said = speech.sampled[:-1] if end else speech.sampled
         spans = self.builder.spans_after(turn.request.prompt, said, speech.text)
         prompt = turn.request.prompt.tokens
         keep = common_prefix(concatenated(spans), len(prompt), said, 0)
         finish = Finish.STOP if stopped or speech.stop is not None else turn.finish or Finish.STOP
-        self.planner.finish(notice.turn, finish, keep)
-        self._spans[notice.turn] = spans
+        self.planner.finish(number, finish, keep)
+        self._spans[number] = spans
 
 
 def _written(

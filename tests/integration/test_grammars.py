@@ -1,14 +1,18 @@
 """Guides: what they allow is just what the grammar says, in the tokens of a vocabulary."""
 
+import gc
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from agentcache.adapters.grammars.llguidance import LLGrammars
+from agentcache.adapters.grammars.trial import Trial
 from agentcache.adapters.memory.tokenizer import END, MemoryTokenizer
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Grammar, Guide
@@ -115,3 +119,44 @@ def test_a_huge_grammar_is_refused() -> None:
 def test_a_vocabulary_without_bytes_has_no_grammars() -> None:
     with pytest.raises(InvalidRequest, match="no bytes"):
         LLGrammars(lambda: None, frozenset({END})).guide(Grammar('start: "a"'))
+
+
+def ruinous(count: int) -> object:
+    """A text that has to fit `count` patterns at once."""
+    return {"type": "string", "allOf": [{"pattern": f"a{{{n}}}"} for n in range(1, count)]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [ruinous(40), {"type": "integer", "multipleOf": 999_983}],
+    ids=["memory", "time"],
+)
+def test_a_schema_that_takes_too_much_is_refused_and_the_next_one_is_as_before(
+    schema: object,
+) -> None:
+    trial = Trial(seconds=1)
+    with pytest.raises(InvalidRequest, match="too much time or memory"):
+        trial.check(LLMatcher.grammar_from_lark(f"start: %json {json.dumps(schema)}"))
+    trial.check(LLMatcher.grammar_from_lark('start: "a"'))
+
+
+def test_schemas_are_tried_out_before_they_are_compiled() -> None:
+    with pytest.raises(InvalidRequest, match="too much time or memory"):
+        of_schema(ruinous(40))
+
+
+def test_schemas_are_tried_out_one_by_one_whoever_asks() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: allowed(of_schema({"const": n})), [1, 2, 3, 4]))
+    assert found == [{ord(str(n))} for n in [1, 2, 3, 4]]
+
+
+def test_the_process_that_tries_schemas_out_ends_with_whoever_uses_it() -> None:
+    trial = Trial()
+    trial.check(LLMatcher.grammar_from_lark('start: "a"'))
+    process = trial._process
+    assert process is not None
+    assert process.poll() is None
+    del trial
+    gc.collect()
+    assert process.poll() is not None

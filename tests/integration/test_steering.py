@@ -23,6 +23,7 @@ from agentcache.adapters.mlx.engine import MLXEngine  # isort: skip  (after the 
 PROMPT = [7 * n % 250 + 3 for n in range(23)]
 END = 2
 LEXICON = Lexicon([bytes([n]) for n in range(256)], frozenset({END}), lambda text: [*text.encode()])
+ASCII = Lexicon(LEXICON.pieces[:128], LEXICON.control, LEXICON.encode)
 GRAMMARS = LLGrammars(lambda: LEXICON, frozenset({END}))
 LETTERS = set(b"abc")
 
@@ -119,6 +120,27 @@ def test_an_answer_that_cannot_go_on_in_its_grammar_fails_alone(mlx: Driver) -> 
     result = begun(mlx, 2, GREEDY, GRAMMARS.guide(Grammar('start: "ab"')), said=b"x")
     assert [one.sequence for one in result.failed] == [2]
     assert mlx.decode(1, steps=2)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_an_answer_at_a_dead_end_is_stuck_where_it_is_and_others_go_on(
+    driver: Driver, steps: int
+) -> None:
+    grammars = LLGrammars(lambda: ASCII, frozenset({END}))
+    begun(driver, 1)
+    begun(driver, 2, GREEDY, grammars.guide(Grammar(f'start: "{"a" * (steps + 1)}" "é"')))
+    alone = driver.decode(1, steps=0)
+    for _ in range(steps):
+        alone = driver.decode(1, 2)
+    rows = driver.engine.held_bytes()
+    result = driver.step(decode=[1, 2])
+    assert [(one.sequence, one.stuck) for one in result.failed] == [(2, True)]
+    assert [one.sequence for one in result.sampled] == [1]
+    assert driver.engine.held_bytes() == rows
+    assert len(driver.engine.export(2, 0, len(PROMPT) + steps).full) > 0
+    assert alone is not None
+    driver.engine.trim(2, len(PROMPT))
+    assert driver.step(PrefillChunk(2, len(PROMPT), tokens([9]), GREEDY)).sampled
 
 
 def test_a_banned_token_is_not_said(driver: Driver) -> None:

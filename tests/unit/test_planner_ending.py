@@ -6,7 +6,7 @@ from agentcache.domain.errors import (
     IntegrityError,
     TurnCancelled,
 )
-from agentcache.domain.notices import Limits
+from agentcache.domain.notices import Limits, Stuck
 from agentcache.domain.plan import Plan, SequenceFailed, StepResult
 from agentcache.domain.request import Finish, Tier
 from agentcache.domain.tokens import tokens
@@ -162,6 +162,21 @@ def test_a_step_that_fails_after_the_turn_has_ended_does_not_change_how_it_ended
         failed = (SequenceFailed(turn.live.number, "broken"),)
         drive.planner.apply(StepResult(step.number, failed=failed))
     assert (turn.finish, turn.live.rows) == (Finish.CANCELLED, 0)
+
+
+def test_a_turn_whose_grammar_leads_nowhere_ends_by_length_with_what_it_said() -> None:
+    drive = drive_of()
+    turn = drive.ask(request([1], max_tokens=9))
+    drive.round()
+    drive.land()
+    rows = turn.live.rows
+    assert (len(turn.sampled), rows) == (1, 1)
+    step = drive.planner.plan(0.0).step
+    assert step is not None
+    failed = (SequenceFailed(turn.live.number, "no token fits", stuck=True),)
+    drive.planner.apply(StepResult(step.number, failed=failed))
+    assert (turn.finish, turn.problem, turn.live.rows) == (Finish.LENGTH, None, rows)
+    assert Stuck(turn.number) in drive.planner.take_notices()
 
 
 def test_a_plan_with_nothing_in_it_is_idle() -> None:

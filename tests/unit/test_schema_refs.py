@@ -22,6 +22,10 @@ SELF = {"$ref": "#/$defs/x"}
         {"$ref": "#/nowhere/9"},
         {"$ref": "http://elsewhere.example/"},
         {"$ref": 5},
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a", 5]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 0},
+        {"type": "array", "prefixItems": [{}], "items": {"$ref": "#"}, "minItems": 1},
     ],
 )
 def test_a_schema_that_describes_something_is_taken(schema: dict[str, Any]) -> None:
@@ -37,6 +41,9 @@ def test_a_schema_that_describes_something_is_taken(schema: dict[str, Any]) -> N
         {"items": SELF, "$defs": {"x": {"$ref": "#/$defs/y"}, "y": SELF}},
         {"items": SELF, "$defs": {"x": {"anyOf": [SELF, {"oneOf": [SELF]}]}}},
         {"items": SELF, "$defs": {"x": {"allOf": [{"type": "string"}, SELF]}}},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+        {"type": ["array"], "prefixItems": [{}, {"$ref": "#"}], "minItems": 2},
     ],
 )
 def test_one_that_leads_to_nothing_but_itself_is_refused(schema: dict[str, Any]) -> None:

@@ -15,6 +15,10 @@ class Grammar:
     lark: str
 
 
+class DeadEnd(Exception):
+    """No token may come next: none of the vocabulary fits, or the grammar became too complex."""
+
+
 class Guide(Protocol):
     """Keeps one answer to its grammar, token by token. Used by one thread at a time."""
 
@@ -25,11 +29,13 @@ class Guide(Protocol):
     def allowed(self) -> bytes:
         """Which tokens may come next: bit `n % 8` of byte `n // 8` is set for token n.
 
-        At least one is allowed. Once the sentence is complete, ends of turn are. Raises ValueError
-        when the grammar turns out to be too complex to go on with.
+        At least one is allowed. Once the sentence is complete, ends of turn are. Raises DeadEnd.
         """
         ...
 
     def accept(self, token: int) -> None:
-        """`token`, one of those that were allowed, was chosen. Raises ValueError for any other."""
+        """`token`, one of those that were allowed, was chosen.
+
+        Raises ValueError for any other, and DeadEnd when the grammar is too complex to go on with.
+        """
         ...

@@ -60,4 +60,11 @@ class Preempted:
     turn: int
 
 
-Notice = Token | Placed | Refused | Preempted
+@frozen
+class Stuck:
+    """Nothing more fits the grammar of `turn`: it ended with what it had said."""
+
+    turn: int
+
+
+Notice = Token | Stuck | Placed | Refused | Preempted

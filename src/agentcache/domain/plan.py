@@ -49,10 +49,14 @@ class Sampled:
 
 @frozen
 class SequenceFailed:
-    """The engine could not go on with `sequence`; its rows before this step are as they were."""
+    """The engine could not go on with `sequence`; its rows before this step are as they were.
+
+    It is `stuck` if the model could, but its guide came to a dead end.
+    """
 
     sequence: int
     problem: str
+    stuck: bool = False
 
 
 @frozen

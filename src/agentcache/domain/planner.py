@@ -21,7 +21,7 @@ from agentcache.domain.events import Admitted
 from agentcache.domain.growing import enlarge, is_full, youngest_alive
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
-from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Token
+from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Stuck, Token
 from agentcache.domain.pacing import Pace
 from agentcache.domain.parking import due_park, is_exportable, park_to
 from agentcache.domain.placing import place, prefix_is_coming
@@ -31,6 +31,7 @@ from agentcache.domain.plan import (
     Plan,
     Resize,
     Sampled,
+    SequenceFailed,
     Start,
     StepPlan,
     StepResult,
@@ -145,14 +146,14 @@ class Planner:
         if seconds is not None:
             prefilled = sum(len(chunk.ids) for chunk in plan.prefill)
             self.pace.learn(prefilled, len(plan.decode), seconds)
-        failed = {one.sequence: one.problem for one in result.failed}
+        failed = {one.sequence: one for one in result.failed}
         sampled = {one.sequence: one for one in result.sampled}
         turns = {turn.live.number: turn for turn in self._running.values()}
         for number, count in rows_of(plan).items():
             turn = turns[number]
             turn.live.flying -= 1
             if number in failed and turn.finish is None:
-                self._end(turn, Finish.FAILED, failed[number])
+                self._fail(turn, failed[number])
             if number in failed or turn.finish is Finish.FAILED:
                 continue
             turn.live.advance(count)
@@ -270,6 +271,13 @@ class Planner:
             self._end(turn, Finish.STOP)
         elif len(turn.sampled) >= turn.max_tokens:
             self._end(turn, Finish.LENGTH)
+
+    def _fail(self, turn: Turn, failed: SequenceFailed) -> None:
+        if failed.stuck and turn.sampled:
+            self._end(turn, Finish.LENGTH)
+            self._notices.append(Stuck(turn.number))
+        else:
+            self._end(turn, Finish.FAILED, failed.problem)
 
     def _end(self, turn: Turn, finish: Finish, problem: str | None = None) -> None:
         turn.finish, turn.problem, turn.state = finish, problem, TurnState.PARKING

@@ -1,5 +1,6 @@
 """Schemas that refer to nothing but themselves, of which there is no instance."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
@@ -39,12 +40,29 @@ def _describes(schema: Json, endless: set[str]) -> bool:
     """Whether `schema` has instances, as far as is known, if those that are `endless` have none."""
     if not isinstance(schema, Mapping):
         return True
-    if schema.get("$ref") in endless:
+    if schema.get("$ref") in endless or not _holds(schema, endless):
         return False
     if not all(_describes(one, endless) for one in _list(schema, "allOf")):
         return False
     choices = [_list(schema, key) for key in ("anyOf", "oneOf")]
     return all(any(_describes(one, endless) for one in ones) for ones in choices if ones)
+
+
+def _holds(schema: Mapping[str, Json], endless: set[str]) -> bool:
+    """Whether what an object or array has to hold, if the schema is one of these alone, exists."""
+    kind = schema.get("type")
+    if kind in ("object", ["object"]):
+        known = schema.get("properties")
+        properties = known if isinstance(known, Mapping) else {}
+        held = [properties.get(name) for name in _list(schema, "required") if isinstance(name, str)]
+    elif kind in ("array", ["array"]):
+        least = schema.get("minItems")
+        count = int(least) if isinstance(least, int | float) and 0 < least < math.inf else 0
+        first = _list(schema, "prefixItems")[:count]
+        held = [*first, schema.get("items")] if count > len(first) else [*first]
+    else:
+        return True
+    return all(_describes(one, endless) for one in held)
 
 
 def _list(schema: Mapping[str, Json], key: str) -> Sequence[Json]:

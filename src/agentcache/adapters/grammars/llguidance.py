@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from agentcache.adapters.grammars.trial import Trial, first_line
 from agentcache.domain.errors import InvalidRequest
-from agentcache.domain.guide import Grammar
+from agentcache.domain.guide import DeadEnd, Grammar
 from agentcache.ports.grammar import Lexicon
 
 MOST_CHARACTERS = 256 * 1024
+_NOT_ALLOWED = "doesn't satisfy the grammar"
 
 
 @define(eq=False)
@@ -20,6 +22,7 @@ class LLGuide:
     _tokenizer: LLTokenizer
     _grammar: str
     _matcher: LLMatcher
+    _mask: bytes = field(default=b"", init=False)
 
     @classmethod
     def of(cls, tokenizer: LLTokenizer, grammar: str) -> "LLGuide":
@@ -32,26 +35,29 @@ class LLGuide:
         matcher.reset()
         return LLGuide(self._tokenizer, self._grammar, matcher)
 
-    def begins(self) -> bool:
-        """Whether any token is allowed now."""
-        mask = self._matcher.compute_bitmask()
-        return not self._matcher.is_error() and any(mask)
-
     def allowed(self) -> bytes:
         """See `Guide.allowed`."""
         mask = self._matcher.compute_bitmask()  # without the interpreter's lock
-        self._check()
+        if self._matcher.is_error():
+            raise DeadEnd(first_line(self._matcher.get_error()))
+        if not any(mask):
+            raise DeadEnd("no token fits")
+        self._mask = mask
         return mask
 
     def accept(self, token: int) -> None:
         """See `Guide.accept`."""
-        if not self._matcher.consume_token(token):
-            self._check()
-            raise ValueError(f"token {token} is not allowed here")
+        if self._matcher.consume_token(token):
+            self._mask = b""
+            return
+        problem = first_line(self._matcher.get_error())
+        if _NOT_ALLOWED in problem and not self._was_allowed(token):
+            raise ValueError(f"token {token} is not allowed here: {problem}")
+        raise DeadEnd(problem)
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise ValueError(self._matcher.get_error())
+    def _was_allowed(self, token: int) -> bool:
+        """Tokens that it forces are allowed before it is known whether their bytes lead on."""
+        return token // 8 < len(self._mask) and bool(self._mask[token // 8] >> token % 8 & 1)
 
 
 @frozen(eq=False, slots=False)
@@ -63,6 +69,7 @@ class LLGrammars:
 
     _lexicon: Callable[[], Lexicon | None]
     _ends: frozenset[int]
+    _trial: Trial = field(factory=Trial, init=False)
 
     @cached_property
     def _known(self) -> Lexicon:
@@ -87,12 +94,12 @@ class LLGrammars:
             size = len(grammar.lark)
             raise InvalidRequest(f"the schema has {size} characters, at most {MOST_CHARACTERS} fit")
         text = LLMatcher.grammar_from_lark(grammar.lark)
-        wrong, problems = LLMatcher.validate_grammar_with_warnings(text, self._tokenizer)
-        if wrong:
-            raise InvalidRequest(f"the schema cannot be used: {'; '.join(problems)}")
+        self._trial.check(text)
         guide = LLGuide.of(self._tokenizer, text)
-        if not guide.begins():
-            raise InvalidRequest("the schema cannot be used: no answer is as it says")
+        try:
+            guide.allowed()
+        except DeadEnd as error:
+            raise InvalidRequest(f"the schema cannot be used: {error}") from None
         return guide
 
 

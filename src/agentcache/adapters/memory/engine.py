@@ -6,12 +6,14 @@ wrong answer.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from attrs import define, field, frozen
 
 from agentcache.adapters.memory.hash_cache import HashCache
 from agentcache.adapters.memory.hash_model import HashModel, hash_spec
 from agentcache.domain.errors import IntegrityError
+from agentcache.domain.guide import DeadEnd
 from agentcache.domain.logprobs import Logprobs
 from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
 from agentcache.domain.request import Sampling
@@ -164,23 +166,34 @@ class MemoryEngine:
 
     def _run(self, step: int, sequence: int, cache: HashCache, ids: Sequence[int]) -> _Pending:
         cache.problem = cache.problem or self._fails(sequence, step)
+        allowed = self._allowed(cache)
         if cache.problem is not None:
-            return _Pending(cache, cache.epoch, SequenceFailed(sequence, cache.problem))
+            failed = SequenceFailed(sequence, cache.problem, cache.stuck)
+            return _Pending(cache, cache.epoch, failed)
         if cache.length + len(ids) > cache.capacity:
             raise IntegrityError(f"sequence {sequence} has no room for {len(ids)} more tokens")
         self._forwarded += len(ids)
         cache.append(self._model.rows(cache.everything(), ids))
         if cache.sampling is None:
             return _Pending(cache, cache.epoch, None)
-        allowed = cache.guide.allowed() if cache.guide else None
         cache.token = self._model.token(cache.everything(), cache.sampling, allowed)
         told = None if cache.sampling.logprobs is None else Logprobs(0.0, ((cache.token, 0.0),))
         self._follow(cache, cache.token)
         return _Pending(cache, cache.epoch, Sampled(sequence, cache.token, told))
 
+    def _allowed(self, cache: HashCache) -> bytes | None:
+        if cache.guide is None or cache.problem is not None:
+            return None
+        try:
+            return cache.guide.allowed()
+        except DeadEnd as error:
+            cache.problem, cache.stuck = str(error), True
+            return None
+
     def _follow(self, cache: HashCache, token: int) -> None:
         if cache.guide is not None and token not in self.card.ends:
-            cache.guide.accept(token)
+            with suppress(DeadEnd):  # `allowed` will say so again
+                cache.guide.accept(token)
 
     def _trimmable(self, cache: HashCache) -> Sequence[int]:
         if self.card.spec.interior_restorable:

@@ -13,7 +13,8 @@ from agentcache.ports.rows import NUMPY_DTYPE, RowArray, Rows, empty_rows
 class HashCache:
     """Buffers [layers, 1, capacity, dim] a role (of windows too), and the state arrays.
 
-    `epoch` changes when the caller resets it; with a `problem` it has failed and runs no more.
+    `epoch` changes when the caller resets it; with a `problem` it has failed and runs no more. It
+    is `stuck` if that is its guide's.
     """
 
     spec: CacheSpec
@@ -23,6 +24,7 @@ class HashCache:
     guide: Guide | None = None
     token: int | None = None
     problem: str | None = None
+    stuck: bool = False
     epoch: int = 0
     buffers: dict[str, RowArray] = field(init=False)
     state: dict[str, RowArray] = field(init=False)
@@ -82,6 +84,7 @@ class HashCache:
         """Forget the rows from `length` on, and all that came of them."""
         self.adopt(length)
         self.sampling = self.token = self.problem = None
+        self.stuck = False
         self.epoch += 1
 
 

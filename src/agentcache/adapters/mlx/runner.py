@@ -24,7 +24,8 @@ from agentcache.domain.request import Sampling
 class LiveSequence:
     """One sequence: its caches, how it is sampled, the last sampled token, which may be lazy.
 
-    `epoch` changes when the caller resets it; with a `problem` it has failed and runs no more.
+    `epoch` changes when the caller resets it; with a `problem` it has failed and runs no more. It
+    is `stuck` if that is its guide's.
     """
 
     number: int
@@ -32,12 +33,14 @@ class LiveSequence:
     draw: Draw | None = None
     token: int | mx.array | None = None
     problem: str | None = None
+    stuck: bool = False
     epoch: int = 0
 
     def reset(self, length: int) -> None:
         """Forget the rows from `length` on, and all that came of them."""
         self.cache.rewind(length)
         self.draw = self.token = self.problem = None
+        self.stuck = False
         self.epoch += 1
 
 
@@ -66,11 +69,11 @@ class Member:
         """Put the sequence's caches back to what they were."""
         self._undo()
 
-    def fail(self, problem: str) -> None:
+    def fail(self, problem: str, stuck: bool = False) -> None:
         """The sequence goes no further; its rows are those from before."""
         if self.current and self.one.problem is None:
             self.rewind()
-            self.one.problem = problem
+            self.one.problem, self.one.stuck = problem, stuck
 
 
 @frozen(eq=False)
@@ -86,7 +89,7 @@ class Running:
         for n, member in enumerate(self.members):
             one = member.one
             if one.problem is not None and member.current:
-                yield SequenceFailed(one.number, one.problem)
+                yield SequenceFailed(one.number, one.problem, one.stuck)
             elif tokens is not None and member.current:
                 yield Sampled(one.number, tokens[n], self._logprobs(n, tokens[n]))
 
@@ -106,8 +109,10 @@ class Running:
             for member in self.members:
                 member.fail(_described(error))
             return None
-        for member, good in zip(self.members, usable, strict=True):
-            if not good:
+        for member, good, stuck in zip(self.members, usable, self.choice.stuck, strict=True):
+            if stuck is not None:
+                member.fail(stuck, stuck=True)
+            elif not good:
                 member.fail("its logits are not finite")
         return [int(token) for token in tokens]
 

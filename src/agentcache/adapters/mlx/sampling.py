@@ -63,12 +63,14 @@ class Choice:
     """The chosen `tokens` [sequences], and for each whether its logits were `usable`.
 
     Logits are not when there is a NaN or +inf among them, or nothing above -inf. `logits` are those
-    of the model, if anybody wants to be told how likely tokens were.
+    of the model, if anybody wants to be told how likely tokens were. Where a grammar is at a dead
+    end, `stuck` says so, and the token means nothing.
     """
 
     tokens: NDArray[np.int64] | mx.array
     usable: NDArray[np.bool_] | mx.array
     logits: Logits | None = None
+    stuck: Sequence[str | None] = ()
 
     def each(self) -> "Sequence[int | mx.array]":
         """The tokens one by one: numbers where they are computed, else lazy scalars."""
@@ -82,6 +84,7 @@ def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> C
     xp: ModuleType = mx if isinstance(logits, mx.array) else np
     told = logits if any(draw.sampling.logprobs is not None for draw in draws) else None
     logits = _steered(xp, logits, draws)
+    stuck = [draw.steering.stuck if draw.steering else None for draw in draws]
     tokens = xp.argmax(logits, axis=-1)
     best = xp.max(logits, axis=-1, keepdims=True)
     usable = xp.isfinite(best[:, 0])
@@ -89,7 +92,7 @@ def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> C
         with np.errstate(invalid="ignore", over="ignore"):  # rows of no use, tiny temperatures
             drawn = _drawn(xp, logits - best, draws, positions)
         tokens = xp.where(xp.array([draw.greedy for draw in draws]), tokens, drawn)
-    return Choice(tokens, usable, told)
+    return Choice(tokens, usable, told, stuck)
 
 
 def logprobs(logits: NDArray[np.float32], token: int, most: int) -> Logprobs:

@@ -5,14 +5,15 @@ logits of tokens that were sampled before), minus infinity for what the grammar 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 
 import numpy as np
 from attrs import define, field
 from numpy.typing import NDArray
 
-from agentcache.domain.guide import Guide
+from agentcache.domain.guide import DeadEnd, Guide
 from agentcache.domain.request import Sampling
 
 Offsets = NDArray[np.float32]
@@ -23,12 +24,13 @@ class Steering:
     """Follows one sequence's tokens. `said` are those that were sampled before it came here.
 
     A grammar's mask may be computed on another thread (`follow` with a `pool`) while the model
-    runs; `offsets` waits for it.
+    runs; `offsets` waits for it. Once no token is allowed it is `stuck`, and says why.
     """
 
     sampling: Sampling
     guide: Guide | None = None
     said: Counter[int] = field(factory=Counter)
+    stuck: str | None = field(default=None, init=False)
     _mask: "Future[bytes] | None" = field(default=None, init=False)
 
     @classmethod
@@ -50,20 +52,29 @@ class Steering:
         if pool is not None:
             self._mask = pool.submit(_next, self.guide, token)
         else:
-            self.guide.accept(token)
+            with self._alert():
+                self.guide.accept(token)
 
     def offsets(self, size: int) -> Offsets:
-        """What is to be added to the logits [size] of the next token. Raises ValueError."""
+        """What is to be added to the logits [size] of the next token."""
         offsets = np.zeros(size, np.float32)
         for token, bias in self.sampling.logit_bias:
             offsets[token] += bias
         for token, count in self.said.items():
             frequent = self.sampling.frequency_penalty * count
             offsets[token] -= frequent + self.sampling.presence_penalty
-        if self.guide is not None:
-            mask, self._mask = self._mask, None
-            offsets[~_bits(mask.result() if mask else self.guide.allowed(), size)] = -np.inf
+        if self.guide is not None and self.stuck is None:
+            with self._alert():
+                mask, self._mask = self._mask, None
+                offsets[~_allowed(mask.result() if mask else self.guide.allowed(), size)] = -np.inf
         return offsets
+
+    @contextmanager
+    def _alert(self) -> Iterator[None]:
+        try:
+            yield
+        except DeadEnd as error:
+            self.stuck = f"the grammar leads nowhere: {error}"
 
 
 def _next(guide: Guide, token: int) -> bytes:
@@ -71,7 +82,9 @@ def _next(guide: Guide, token: int) -> bytes:
     return guide.allowed()
 
 
-def _bits(mask: bytes, size: int) -> NDArray[np.bool_]:
+def _allowed(mask: bytes, size: int) -> NDArray[np.bool_]:
     """The first `size` bits; models have logits for more tokens than tokenizers have."""
     bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:size].astype(bool)
+    if not bits.any():
+        raise DeadEnd("no token fits")
     return np.pad(bits, (0, size - bits.size))
