@@ -167,8 +167,9 @@ def test_a_step_that_fails_after_the_turn_has_ended_does_not_change_how_it_ended
 def test_a_turn_whose_grammar_leads_nowhere_ends_by_length_with_what_it_said() -> None:
     drive = drive_of()
     turn = drive.ask(request([1], max_tokens=9))
-    drive.round()
-    drive.land()
+    for _ in range(3):
+        drive.round()
+    drive.collect()
     rows = turn.live.rows
     assert (len(turn.sampled), rows) == (1, 1)
     step = drive.planner.plan(0.0).step
