@@ -174,6 +174,8 @@ def agentcache(home: Path, folder: Path, *options: str) -> list[str]:
         str(folder),
         "--port",
         "{port}",
+        "--codec",
+        "native",  # as other servers keep them; later options win
         *options,
     ]
 

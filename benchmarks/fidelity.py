@@ -124,7 +124,8 @@ def main() -> None:
         "texts": dict(zip(names, (_digest(ids) for ids in texts), strict=True)),
         "tokens": {"cached": sizes.cached, "scored": sizes.scored, "said": sizes.said},
         **_losses(model, texts, sizes),
-        "drift": _drift(model, names[0], options.rounds),
+        "rounds": {"first": FIRST, "piece": PIECE},
+        "drift": _drift(model, names, options.rounds),
     }
     write_results("fidelity", results, options.quick or options.no_report)
     if not options.no_report:
@@ -168,11 +169,22 @@ def _score(model: Model, ids: Ids, sizes: Sizes, losses: dict[str, Loss]) -> lis
     return [-float(row[token]) for row, token in zip(rows, following, strict=True)]
 
 
-def _drift(model: Model, topic: str, rounds: int) -> dict[str, object]:
-    """KL of each round: rows encoded once, all in one go, and all again in every round.
+def _drift(model: Model, names: Sequence[str], rounds: int) -> dict[str, object]:
+    """KL of each text's rounds, by codec and by way.
 
-    In each round a piece of the text is run on resumed rows, which are then parked.
+    In each round a piece of a text is run on resumed rows, which are then parked.
     """
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for n, name in enumerate(names, 1):
+        for one in _text_rounds(model, name, rounds):
+            ways = found.setdefault(one.codec.name, {way: [] for way in one.kl})
+            for way, kl in one.kl.items():
+                ways[way].append(kl)
+        print(f"went {rounds} rounds of {n} of {len(names)} texts", file=sys.stderr)
+    return found
+
+
+def _text_rounds(model: Model, topic: str, rounds: int) -> "list[Rounds]":
     ids = _ids(model, topic, FIRST + rounds * PIECE)
     live = model.adapter.empty(len(ids))
     model.run(live, ids[:FIRST])
@@ -184,14 +196,17 @@ def _drift(model: Model, topic: str, rounds: int) -> dict[str, object]:
         for one, go in zip(codecs, goes, strict=True):
             one.run(model, piece, go, native)
     for one in codecs:
-        one.check(model)
-    print(f"went {rounds} rounds", file=sys.stderr)
-    return {one.codec.name: one.kl for one in codecs}
+        one.check(model, len(ids))
+    return codecs
 
 
 @define
 class Rounds:
-    """One codec's rounds: the segments parked so far, and the KL of each round."""
+    """One codec's rounds: the segments parked so far, and the KL of each round, three ways.
+
+    Rows encoded once, when they are new; native ones, all encoded for this round; all rows again
+    in every round.
+    """
 
     codec: Codec
     first: dict[str, bytes]
@@ -217,8 +232,10 @@ class Rounds:
         self.once.append(model.park(self.codec, caches["once"], start))
         self.again = model.park(self.codec, caches["again"])
 
-    def check(self, model: Model) -> None:
-        """The rows of the first round are the same bits after the last one."""
+    def check(self, model: Model, length: int) -> None:
+        """All rows were parked, and those of the first round are the same bits after the last."""
+        if (parked := sum(one.rows for one in self.once)) != length:
+            raise AssertionError(f"{parked} of {length} rows were parked")
         cache = model.resume(self.codec, self.once, sum(one.rows for one in self.once))
         for role, array in cache.rows(0, self.once[0].rows).full.items():
             if array.tobytes() != self.first[role]:

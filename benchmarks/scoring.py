@@ -65,6 +65,7 @@ class Model:
         for start in range(0, len(ids), CHUNK):
             chunk = mx.array([list(ids[start : start + CHUNK])])
             logits = self.model(chunk, cache=self.adapter.single(cache))
+            cache.ran(chunk.shape[1])
             yield _log_softmax(np.array(logits.astype(mx.float32))[0])
 
     def greedy(self, caches: Sequence[LiveCache], token: int, steps: int) -> NDArray[np.int64]:

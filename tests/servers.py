@@ -64,9 +64,12 @@ class Server:
 def served(home: Path, model: Path, *options: str) -> Iterator[Server]:
     """A server of `model` with the memory in `home`, on a port of its own choosing.
 
+    Its rows are kept as they are, so that answers can be compared, unless `options` say otherwise.
     What it says is in the file `<home>.log`. Whatever happens, it is gone at the end.
     """
     arguments = ("serve", "--home", home, "--model", model, "--port", "0", "--threads", "1")
+    if "--codec" not in options:
+        options = ("--codec", "native", *options)
     log = home.with_name(f"{home.name}.log")
     with log.open("wb") as told:
         process = subprocess.Popen(

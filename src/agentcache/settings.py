@@ -199,10 +199,11 @@ class Settings:
         ),
     )
     codec: str = field(
-        default="native",
+        default="q8",
         validator=_known_codec,
         metadata=_help(
-            "How rows are encoded in RAM and on disk: native, f16, q8, q4, k8v4 or a plug-in's."
+            "How rows of new agents are encoded in RAM and on disk: native (bit for bit), f16, q8, "
+            "k8v4, q4 or a plug-in's."
         ),
     )
     plugins: str = field(

@@ -237,15 +237,20 @@ class TestCodecs:
             assert all(one.cache.cached_tokens > len(SYSTEM) for one in answers)
             assert {one.name: one.codec for one in cache.agents()} == {"ada": "q8", "bob": "f16"}
 
+    def test_it_is_q8_unless_somebody_says_otherwise(self, cache: AgentCache) -> None:
+        agent = cache.agent("plain", system=SYSTEM)
+        agent.say("one", **SHORT)
+        assert agent.info.codec == "q8"
+
     def test_another_one_computes_the_conversation_anew_and_keeps_it(
         self, cache: AgentCache
     ) -> None:
         cache.agent("mover", system=SYSTEM).say("one", **SHORT)
-        moved = cache.agent("mover", codec="q8").say("two", **SHORT)
+        moved = cache.agent("mover", codec="f16").say("two", **SHORT)
         assert (moved.cache.cached_tokens, moved.cache.miss) == (0, Miss.CODEC_CHANGED)
         mover = cache.agent("mover")
         assert [one.role for one in mover.history] == ["system", *["user", "assistant"] * 2]
-        assert mover.fork("moved").info.codec == mover.info.codec == "q8"
+        assert mover.fork("moved").info.codec == mover.info.codec == "f16"
 
     def test_one_that_there_is_not_is_refused_at_once(self, cache: AgentCache) -> None:
         with pytest.raises(InvalidRequest, match="there is no codec 'zip'; there are"):

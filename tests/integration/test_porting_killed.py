@@ -44,7 +44,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Carried:
 
 
 def opened(model: Path, home: Path) -> agentcache.AgentCache:
-    return agentcache.open(model=str(model), home=home, memory_budget="64MB")
+    return agentcache.open(model=str(model), home=home, memory_budget="64MB", codec="native")
 
 
 def importing(carried: Carried, home: Path) -> "subprocess.Popen[str]":
