@@ -39,7 +39,7 @@ def random(shape: tuple[int, ...], seed: int) -> np.ndarray[tuple[int, ...], np.
 
 
 @given(
-    rows=st.integers(1, cpu_linear.MOST_ROWS),
+    rows=st.integers(1, 64),
     width=st.integers(1, 96),
     outs=st.integers(1, 300),
     seed=st.integers(0, 99),
@@ -86,8 +86,30 @@ def test_half_precision_stays_with_mlx() -> None:
     assert out.dtype == mx.float16
 
 
+@pytest.mark.parametrize("rows", [9, 16, 30, 64])
+def test_the_number_of_threads_does_not_change_a_bit(rows: int) -> None:
+    x, weight = random((rows, 576), 1), random((1500, 576), 2)
+    with blas.threads(1):
+        alone = cpu_linear.product(x, weight)
+    with blas.threads(2):
+        assert np.array_equal(cpu_linear.product(x, weight), alone)
+
+
+def test_a_row_gets_the_same_whoever_else_is_in_the_product() -> None:
+    """So a sequence does not depend on its neighbours where the product is of as many rows."""
+    x, weight = random((30, 576), 1), random((1500, 576), 2)
+    other = np.concatenate([x[:1], random((29, 576), 3)])
+    got = [cpu_linear.product(rows, weight)[0] for rows in (x, other)]
+    assert np.array_equal(*got)
+
+
 @pytest.mark.usefixtures("installed")
-def test_numpy_answers_for_few_rows_and_mlx_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("copyless", [False, True])
+def test_numpy_answers_for_as_few_rows_as_its_kernels_suit_and_mlx_for_more(
+    monkeypatch: pytest.MonkeyPatch, copyless: bool
+) -> None:
+    most = 64 if copyless else cpu_linear.MOST_ROWS
+    monkeypatch.setattr(cpu_linear, "copyless", lambda: copyless)
     seen: list[int] = []
     product = cpu_linear.product
 
@@ -97,9 +119,16 @@ def test_numpy_answers_for_few_rows_and_mlx_for_many(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(cpu_linear, "product", watched)
     layer = Linear(512, 450, bias=False)
-    for rows in (1, cpu_linear.MOST_ROWS, cpu_linear.MOST_ROWS + 1):
+    for rows in (1, most, most + 1):
         mx.eval(layer(mx.array(random((rows, 512), rows))))
-    assert seen == [1, cpu_linear.MOST_ROWS]
+    assert seen == [1, most]
+
+
+def test_rows_too_wide_for_small_kernels_stay_with_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_linear, "copyless", lambda: True)
+    assert cpu_linear.takes(30, 576)
+    assert not cpu_linear.takes(30, 8192)
+    assert cpu_linear.takes(1, 8192)
 
 
 def test_uninstalling_puts_mlx_back() -> None:

@@ -93,16 +93,31 @@ def set_numpy_threads(n: int) -> int | None:
     It is a second library with a pool of its own: where work is spread over threads already, its
     threads only get in the way.
     """
-    path = installed_file("numpy", "libscipy_openblas*")
-    if sys.platform != "linux" or path is None:
-        return None
     try:
-        library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD)
+        library = _numpys_blas()
         before = int(library.scipy_openblas_get_num_threads64_())
         library.scipy_openblas_set_num_threads64_(n)
     except (OSError, AttributeError):
         return None
     return before
+
+
+def numpy_kernels() -> str | None:
+    """For which processor the OpenBLAS inside numpy's wheel chose its kernels; None if unknown."""
+    try:
+        name = _numpys_blas().scipy_openblas_get_corename64_
+    except (OSError, AttributeError):
+        return None
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
+
+
+def _numpys_blas() -> ctypes.CDLL:
+    """The library as numpy has loaded it. Raises OSError where there is none."""
+    path = installed_file("numpy", "libscipy_openblas*")
+    if sys.platform != "linux" or path is None:
+        raise OSError("numpy has no OpenBLAS of its own")
+    return ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD)
 
 
 def _refusal(enabled: bool) -> BlasStatus | None:

@@ -146,7 +146,7 @@ def _product_over(fallback: Layer) -> Layer:
     def product(layer: Module, x: mx.array) -> mx.array:
         weight: mx.array = layer["weight"]
         rows = x.size // max(1, x.shape[-1])
-        fits = 0 < rows <= cpu_linear.MOST_ROWS and weight.size >= _PRODUCT_WORTH
+        fits = weight.size >= _PRODUCT_WORTH and cpu_linear.takes(rows, weight.shape[-1])
         if (
             not fits
             or "bias" in layer
@@ -155,7 +155,8 @@ def _product_over(fallback: Layer) -> Layer:
         ):
             return fallback(layer, x)
         out = cpu_linear.product(np.asarray(x).reshape(rows, -1), np.asarray(weight))
-        return mx.array(out).reshape(*x.shape[:-1], len(weight))
+        # In its final shape, so that nothing is left to be computed, which takes another thread.
+        return mx.array(out.reshape(*x.shape[:-1], len(weight)))
 
     return product
 

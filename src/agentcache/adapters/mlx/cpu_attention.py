@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from agentcache.adapters.mlx.cpu_linear import copyless
 from agentcache.adapters.mlx.cpu_threads import run_all
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,6 +27,10 @@ _SPREAD_SCORES = 1 << 18
 # OpenBLAS packs K anew for a few rows against many keys; in blocks of 64 keys it does not (2.5x).
 _FEW_ROWS = 12
 _KEY_BLOCK = 64
+# Its kernels for AVX-512 do not for up to 32 rows either, in these blocks of keys and of values:
+# then a few queries are cut into tiles of so many rows, enough of them for every thread.
+_SOME_ROWS, _TILE_SOME = 32, 24
+_SOME_KEY_BLOCK, _VALUE_BLOCK = 32, 256
 
 
 def attention(
@@ -92,7 +97,7 @@ def _prefill(
     outs = out.reshape(batch, kv_heads, group, length, -1)
     masks = None if mask is None or isinstance(mask, str) else _by_group(mask, queries.shape, keys)
     sinks = None if sinks is None else sinks.reshape(kv_heads, group, 1, 1)
-    chunk = max(1, min(_TILE_ROWS, _TILE_SCORES // keys) // group)
+    chunk = _queries_of_a_tile(group, length, keys)
 
     def tile(start: int, b: int, h: int) -> None:
         stop = min(start + chunk, length)
@@ -113,6 +118,13 @@ def _prefill(
     return out
 
 
+def _queries_of_a_tile(group: int, length: int, keys: int) -> int:
+    most = max(1, min(_TILE_ROWS, _TILE_SCORES // keys) // group)
+    if length <= most and group <= _TILE_SOME and copyless():
+        return _TILE_SOME // group
+    return most
+
+
 def _tile(
     q: FloatArray,
     k: FloatArray,
@@ -130,23 +142,40 @@ def _tile(
     by_head = weights.reshape(group, rows, -1)
     _hide(by_head, mask)
     totals = _exponentiate(by_head, sinks)
-    np.divide((weights @ v).reshape(out.shape), totals, out=out)
+    np.divide(_weighted(weights, v).reshape(out.shape), totals, out=out)
 
 
 def _scores(rows: FloatArray, k: FloatArray) -> FloatArray:
     """rows [..., R, D] @ k [..., S, D] transposed, as [..., R, S]."""
     count, keys = rows.shape[-2], k.shape[-2]
-    if not 1 < count <= _FEW_ROWS or keys <= 4 * _KEY_BLOCK:
+    block = _KEY_BLOCK if count <= _FEW_ROWS else _SOME_KEY_BLOCK
+    some = 1 < count <= _FEW_ROWS or (_FEW_ROWS < count <= _SOME_ROWS and copyless())
+    if not some or keys <= 4 * block:
         return rows @ k.swapaxes(-1, -2)
     scores = np.empty((*rows.shape[:-1], keys), np.float32)
-    blocks, rest = keys // _KEY_BLOCK, keys % _KEY_BLOCK
+    blocks, rest = keys // block, keys % block
     whole = keys - rest
-    split = (*k.shape[:-2], blocks, _KEY_BLOCK, k.shape[-1])
-    into = scores[..., :whole].reshape(*scores.shape[:-1], blocks, _KEY_BLOCK).swapaxes(-2, -3)
+    split = (*k.shape[:-2], blocks, block, k.shape[-1])
+    into = scores[..., :whole].reshape(*scores.shape[:-1], blocks, block).swapaxes(-2, -3)
     np.matmul(rows[..., None, :, :], k[..., :whole, :].reshape(split).swapaxes(-1, -2), out=into)
     if rest:
         np.matmul(rows, k[..., whole:, :].swapaxes(-1, -2), out=scores[..., whole:])
     return scores
+
+
+def _weighted(weights: FloatArray, v: FloatArray) -> FloatArray:
+    """weights [R, S] @ v [S, Dv]."""
+    (count, keys), dim = weights.shape, v.shape[1]
+    blocks = keys // _VALUE_BLOCK
+    if blocks < 2 or count > _SOME_ROWS or not copyless():
+        found: FloatArray = weights @ v
+        return found
+    whole = blocks * _VALUE_BLOCK
+    rows = weights[:, :whole].reshape(count, blocks, _VALUE_BLOCK).swapaxes(0, 1)
+    found = np.matmul(rows, v[:whole].reshape(blocks, _VALUE_BLOCK, dim)).sum(0)
+    if whole < keys:
+        found += weights[:, whole:] @ v[whole:]
+    return found
 
 
 def _exponentiate(scores: FloatArray, sinks: FloatArray | None) -> FloatArray:
