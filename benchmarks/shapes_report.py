@@ -22,6 +22,11 @@ A `CacheList` is taken apart. Windows lie in temporal order in an array of w row
 most 256, however long the sequence. What is kept whole is kept anew at every end of a segment, and
 its sequences decode one after another: it works, but a class of its own would be better.
 
+Latent attention that multiplies its positions itself (`deepseek_v3`) gets them filled up to the
+longest sequence of a batch, its latents as they are. `llama4` makes one mask of its chunks for a
+whole batch, from the offset of one cache, which cannot be right for sequences of different length:
+they decode one by one.
+
 Measured by `make bench-shapes` on models of random weights, a few layers of width 256, on two Linux
 cores (so ratios count, not milliseconds): a sequence of {tokens} tokens goes on by 30. "Hot" is the
 time to the first token of a sequence that is live. The load average at the end was {load:.1f}: with

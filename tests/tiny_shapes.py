@@ -111,7 +111,7 @@ SHAPES: dict[str, Shape] = {
             },
         },
     ),
-    "deepseek_v3": Shape("3 full", "single", {**_LATENT, "model_type": "deepseek_v3"}),
+    "deepseek_v3": Shape("3 full", "ragged", {**_LATENT, "model_type": "deepseek_v3"}),
     "qwen3_next": Shape(
         "2 state, 1 full",
         "ragged",

@@ -9,7 +9,7 @@ from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, make_prompt_cache
 from agentcache.adapters.mlx.arrays import ArrayCache
 from agentcache.adapters.mlx.buffers import BufferCache
 from agentcache.adapters.mlx.live import LiveCache, Part
-from agentcache.adapters.mlx.ragged import RaggedLeaf
+from agentcache.adapters.mlx.ragged import LatentRaggedLeaf, RaggedLeaf
 from agentcache.adapters.mlx.spec import LanguageModel, leaves, with_leaves
 from agentcache.adapters.mlx.states import StateBatch, States
 from agentcache.adapters.mlx.whole import Wholes
@@ -45,12 +45,14 @@ class ModelCache(list[object]):
 class MLXCacheAdapter:
     """Live caches of `spec`: in numpy buffers (the CPU path), or in MLX arrays.
 
-    `shape` is the model's own cache list, never filled, whose nesting the model expects.
+    `shape` is the model's own cache list, never filled, whose nesting the model expects. `latent`
+    says that in a batch its rows come as those of latent attention.
     """
 
     spec: CacheSpec
     shape: Sequence[object]
     in_buffers: bool
+    latent: bool = False
     _unfilled: Sequence[object] = field(init=False)
 
     @_unfilled.default
@@ -76,6 +78,7 @@ class MLXCacheAdapter:
         Raises TypeError where a layer is kept whole.
         """
         offset = mx.array([cache.length for cache in caches])
+        kind = LatentRaggedLeaf if self.latent else RaggedLeaf
         found: list[RaggedLeaf | StateBatch] = []
         for members in zip(*(cache.leaves for cache in caches), strict=True):
             if isinstance(members[0], ArraysCache):
@@ -83,7 +86,7 @@ class MLXCacheAdapter:
                     StateBatch.of([one for one in members if isinstance(one, ArraysCache)])
                 )
             else:
-                found.append(RaggedLeaf.of(members, offset))
+                found.append(kind.of(members, offset))
         batches = [one for one in found if isinstance(one, StateBatch)]
         given = (one.leaf if isinstance(one, StateBatch) else one for one in found)
         return ModelCache(with_leaves(self.shape, given), caches, batches)

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
 from agentcache.adapters.mlx.forward import Forward
@@ -64,10 +64,8 @@ def fitted(
     Raises ModelError for a model that cannot be run, or goes on from nothing that can be stored.
     """
     spec, vocabulary = probed(model, name)
-    adapter = _adapter(model, forward, spec, name, on_cpu)
-    report = CacheReport(
-        adapter.spec, adapter.in_buffers, Batching.of(ragged_works(forward, adapter))
-    )
+    adapter, verdict = _batched(_adapter(model, forward, spec, name, on_cpu), forward)
+    report = CacheReport(adapter.spec, adapter.in_buffers, Batching.of(verdict))
     log.info("the caches of %s: %s", name, report.kinds)
     for note in report.notes:
         log.warning("%s: %s", name, note)
@@ -88,6 +86,15 @@ def _adapter(
     if not verdict.works:
         raise ModelError(name, f"its caches cannot be stored: {verdict.reason}")
     return adapter
+
+
+def _batched(adapter: MLXCacheAdapter, forward: Forward) -> tuple[MLXCacheAdapter, Verdict]:
+    """With the shape in which the model takes rows of several sequences, and whether it does."""
+    verdict = ragged_works(forward, adapter)
+    if verdict.works or adapter.in_buffers:
+        return adapter, verdict
+    latent = evolve(adapter, latent=True)
+    return (latent, Verdict(True)) if ragged_works(forward, latent).works else (adapter, verdict)
 
 
 def _usable(model: LanguageModel, forward: Forward, adapter: MLXCacheAdapter) -> Verdict:

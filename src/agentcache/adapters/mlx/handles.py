@@ -67,6 +67,26 @@ class ArrayHandle:
         )
 
 
+class LatentHandle:
+    """Rows in MLX arrays that are keys and values in one: for each sequence [1, heads, rows, dim].
+
+    The model works out the scores of positions itself, for rows that are filled up to the longest.
+    """
+
+    def __init__(self, parts: Sequence[mx.array]) -> None:
+        self._parts = parts
+
+    def attend(
+        self, q: mx.array, masks: Sequence[Mask], scale: float, sinks: mx.array | None
+    ) -> mx.array:
+        """See `Handle`; lazy."""
+        out = []
+        for i, (rows, mask) in enumerate(zip(self._parts, masks, strict=True)):
+            own = mask[i : i + 1, ..., : rows.shape[2]] if isinstance(mask, mx.array) else mask
+            out.append(_plain(q[i : i + 1], rows, rows, scale=scale, mask=own, sinks=sinks))
+        return mx.concatenate(out)
+
+
 class MaskHandle:
     """The attention masks of several sequences, one for each."""
 
@@ -93,15 +113,15 @@ def uninstall() -> None:
 
 def _attend(
     q: mx.array,
-    k: mx.array | BufferHandle | ArrayHandle,
-    v: mx.array | BufferHandle | ArrayHandle,
+    k: mx.array | BufferHandle | ArrayHandle | LatentHandle,
+    v: mx.array | BufferHandle | ArrayHandle | LatentHandle,
     *,
     scale: float,
     mask: Mask | MaskHandle = None,
     sinks: mx.array | None = None,
     **more: object,
 ) -> mx.array:
-    if not isinstance(k, BufferHandle | ArrayHandle):
+    if not isinstance(k, BufferHandle | ArrayHandle | LatentHandle):
         return _plain(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
     if v is not k:
         raise TypeError("keys and values of different handles")

@@ -13,7 +13,14 @@ from mlx_lm.models.cache import KVCache
 
 from agentcache.adapters.mlx.arrays import ArrayLeaf
 from agentcache.adapters.mlx.buffers import BufferLeaf
-from agentcache.adapters.mlx.handles import ArrayHandle, BufferHandle, Handle, Mask, MaskHandle
+from agentcache.adapters.mlx.handles import (
+    ArrayHandle,
+    BufferHandle,
+    Handle,
+    LatentHandle,
+    Mask,
+    MaskHandle,
+)
 from agentcache.adapters.mlx.window_leaf import ArrayWindow, BufferWindow
 
 HostLeaf = BufferLeaf | BufferWindow
@@ -43,12 +50,18 @@ class RaggedLeaf:
             return cls(cast(tuple[DeviceLeaf, ...], found), offset)
         raise TypeError(f"{type(found[0]).__name__} cannot be in a ragged batch")
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Handle, Handle]:
+    def update_and_fetch(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[Handle, Handle | mx.array]:
         """Add one row [sequences, heads, 1, dim] to each sequence's own cache."""
         if keys.shape[2] != 1:
             raise ValueError(f"a ragged batch runs one token of each, not {keys.shape[2]}")
-        handle = _appended(self._members, keys, values)
+        found = self._appended(keys, values)
         self.offset = self.offset + 1
+        return found
+
+    def _appended(self, keys: mx.array, values: mx.array) -> tuple[Handle, Handle | mx.array]:
+        handle = _appended(self._members, keys, values)
         return handle, handle
 
     def make_mask(
@@ -71,6 +84,29 @@ class RaggedLeaf:
     def empty(self) -> bool:
         """Whether there are no rows at all."""
         return self.size() == 0
+
+
+class LatentRaggedLeaf(RaggedLeaf):
+    """For models that keep latents as keys and positions as values, and multiply the latter.
+
+    The positions, a small part of a row, come filled up to the longest sequence.
+    """
+
+    def _appended(self, keys: mx.array, values: mx.array) -> tuple[Handle, Handle | mx.array]:
+        if any(isinstance(leaf, HostLeaf | ArrayWindow) for leaf in self._members):
+            raise TypeError("only rows of full layers in MLX arrays can be latents")
+        rows = [
+            leaf.update_and_fetch(keys[n : n + 1], values[n : n + 1])
+            for n, leaf in enumerate(cast(Sequence[ArrayLeaf], self._members))
+        ]
+        longest = max(positions.shape[2] for _, positions in rows)
+        filled = [_filled(positions, longest) for _, positions in rows]
+        return LatentHandle([latents for latents, _ in rows]), mx.concatenate(filled)
+
+
+def _filled(rows: mx.array, count: int) -> mx.array:
+    """With zeros up to `count` rows."""
+    return mx.pad(rows, [(0, 0), (0, 0), (0, count - rows.shape[2]), (0, 0)])
 
 
 def _appended(
