@@ -10,7 +10,7 @@ from functools import partial
 from attrs import define, evolve, field
 
 from agentcache.compactor import Compactor
-from agentcache.domain.errors import AgentCacheError, Unavailable
+from agentcache.domain.errors import AgentCacheError, TurnCancelled, Unavailable
 from agentcache.domain.events import Ended
 from agentcache.domain.notices import Notice, Placed, Preempted, Refused, Stuck, Token
 from agentcache.domain.path import Match
@@ -139,10 +139,10 @@ class Conductor:
             "read_only": float(self.keeper.read_only is not None),
         }
 
-    def cancel_all(self) -> None:
-        """Stop every turn, wherever it is."""
+    def cut_all(self, why: AgentCacheError) -> None:
+        """Stop every turn, wherever it is; who waits for it is told `why`."""
         for number in tuple(self.planner.turns):
-            self.planner.cancel(number)
+            self.planner.cancel(number, why)
 
     def fail_all(self, error: AgentCacheError) -> None:
         """The engine thread ends: tell everybody who still waits for something."""
@@ -245,7 +245,7 @@ class Conductor:
             self.planner.parked(turn.number, owner, self.clock.monotonic())
             if request.store:
                 self.keeper.write(path, None)
-            speech.emit(ended)
+            speech.emit(_cut_short(turn) or ended)
             return
         key = session_key(request, self.keeper.registry)
         before = self.keeper.registry.get(key)
@@ -366,6 +366,11 @@ def _prefilled(turn: Turn) -> tuple[Span, ...] | None:
     """What an agent remembers of a turn that was to be prefilled only, and was."""
     done = turn.request.max_tokens == 0 and turn.finish is Finish.LENGTH
     return turn.request.prompt.spans if done and turn.request.identity.exclusive else None
+
+
+def _cut_short(turn: Turn) -> AgentCacheError | None:
+    """Why the turn was not completed, where that was not its client's doing."""
+    return None if isinstance(turn.cut, TurnCancelled) else turn.cut
 
 
 def _ended(turn: Turn, speech: Speech) -> Ended:

@@ -40,6 +40,7 @@ class Ticket:
 @frozen(eq=False)
 class _Swap:
     assemble: Assemble
+    began: float
     until: float
     answer: "Future[ModelCard]"
 
@@ -140,12 +141,13 @@ class EngineLoop:
     def swap(self, assemble: Assemble, within: float) -> "Future[ModelCard]":
         """Let another model take the place of the one that is served.
 
-        New turns are refused meanwhile; those that run finish `within` seconds, or are cancelled
-        then. When everything is kept, the old model is dropped and the new one loaded; if that
-        fails, the future holds why, and the old one is loaded again. Unavailable when there is a
-        swap already, or an end.
+        New turns are refused meanwhile; those that run finish `within` seconds, or are cut off then
+        and told so. When everything is kept, the old model is dropped and the new one loaded; if
+        that fails, the future holds why, and the old one is loaded again. Unavailable when there is
+        a swap already, or an end.
         """
-        swap = _Swap(assemble, self.clock.monotonic() + within, Future())
+        now = self.clock.monotonic()
+        swap = _Swap(assemble, now, now + within, Future())
         self.post(lambda: self._begin(swap))
         return swap.answer
 
@@ -185,7 +187,7 @@ class EngineLoop:
             busy = self.conductor.round()
             now = self.beat = self.clock.monotonic()
             if (until := self._until()) is not None and now >= until:
-                self.conductor.cancel_all()
+                self.conductor.cut_all(self._closed_because() or Unavailable("draining"))
             if self.debug and not busy:
                 self.conductor.check_integrity()
             if not busy or now - self._gauged >= GAUGE_SECONDS:
@@ -198,7 +200,7 @@ class EngineLoop:
         return self.conductor.is_idle and self._inbox.empty()
 
     def _until(self) -> float | None:
-        """When the running turns are cancelled."""
+        """When the running turns are cut off."""
         if self._stop_at is None and self._swap is None:
             return None
         moments = [self._stop_at, self._swap.until if self._swap else None]
@@ -226,10 +228,16 @@ class EngineLoop:
         return Ticket(self._resident.number, conductor.enqueue(request, emit))
 
     def _check_open(self) -> None:
+        if (why := self._closed_because()) is not None:
+            raise why
+
+    def _closed_because(self) -> Unavailable | None:
+        """Why no turns are taken at the moment."""
         if self._stop_at is not None:
-            raise Unavailable("draining")
+            return Unavailable("draining")
         if self._swap is not None:
-            raise Unavailable("swapping", self._resident.load_seconds)
+            return Unavailable("swapping", self._resident.load_seconds)
+        return None
 
     def _cancel(self, conductor: Conductor, ticket: Ticket) -> None:
         if ticket.model == self._resident.number:
@@ -261,9 +269,14 @@ class EngineLoop:
 
     def _end_swap(self, problem: Exception | None) -> None:
         swap, self._swap = self._swap, None
-        if swap is not None and problem is not None:
+        if swap is None:
+            return
+        outcome = "failed" if self._stop_at is None else "interrupted"
+        outcome = "done" if problem is None else outcome
+        self.telemetry.swapped(outcome, self.clock.monotonic() - swap.began)
+        if problem is not None:
             swap.answer.set_exception(problem)
-        elif swap is not None:
+        else:
             swap.answer.set_result(self.conductor.engine.card)
 
     def _exchange(self, swap: _Swap) -> None:

@@ -162,7 +162,7 @@ class Service(Agents):
         """Serve the model `ref` in place of the present one, once it is on disk.
 
         Until the other one is loaded, turns are refused (Unavailable); those that run finish
-        `within` seconds, or are cancelled then, and what they computed is kept. Every agent of the
+        `within` seconds, or are cut off then, and what they computed is kept. Every agent of the
         present model goes on when that one is swapped back. Raises ModelError when the model
         cannot be found, fetched or loaded (then the present one is served again), Unavailable when
         there is another swap. Cancelling the call ends nothing once the turns are refused.

@@ -36,12 +36,13 @@ class Client:
     """An agent's conversation as its client keeps it: only complete answers go on record.
 
     `name` is sent as X-Agent-ID; None for a client that sends none. `known` is how many tokens its
-    last answer and the prompt before it had.
+    last answer and the prompt before it had. `fields` are sent with every request.
     """
 
     crowd: "Crowd"
     name: str | None
     words: int = 20
+    fields: dict[str, object] = field(factory=dict, init=False)
     messages: list[dict[str, str]] = field(init=False)
     known: int = field(default=0, init=False)
 
@@ -90,6 +91,7 @@ class Client:
             "max_tokens": tokens,
             "temperature": 0,
         }
+        body |= self.fields
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         answer, headers = _Answer(), {} if self.name is None else {"x-agent-id": self.name}

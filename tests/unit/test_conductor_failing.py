@@ -183,7 +183,7 @@ class TestCancelling:
         with World(limits=Limits(batch=2)) as world:
             turns = [world.begin(Talk(name).ask("one")) for name in "abcd"]
             world.step()
-            world.conductor.cancel_all()
+            world.conductor.cut_all(TurnCancelled())
             world.settle()
             assert [said.ended.finish for said in turns[:2]] == [Finish.CANCELLED] * 2
             assert all(isinstance(said.error, TurnCancelled) for said in turns[2:])

@@ -13,7 +13,6 @@ from agentcache.domain.errors import (
     InvalidRequest,
     Overloaded,
     PromptTooLong,
-    TurnCancelled,
     TurnFailed,
     Unavailable,
 )
@@ -148,11 +147,11 @@ class TestEnding:
             it.loop.wait_open()
             asyncio.run(scene(it))
 
-    def test_at_the_end_of_its_patience_running_turns_are_cancelled(self) -> None:
+    def test_at_the_end_of_its_patience_running_turns_are_cut_off_and_told_so(self) -> None:
         async def scene(it: Looped) -> None:
             turn = await it.service.begin(Talk("a").ask("hello", max_tokens=8000))
             it.loop.stop(within=0)
-            with pytest.raises(TurnCancelled):
+            with pytest.raises(Unavailable, match="draining"):
                 await told(turn)
 
         with looped(World()) as it:

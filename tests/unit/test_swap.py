@@ -14,7 +14,8 @@ from attrs import define, evolve, field
 
 from agentcache.adapters.memory.model_source import MemoryModelSource
 from agentcache.adapters.memory.tokenizer import END, VOCABULARY, MemoryTokenizer
-from agentcache.domain.errors import InvalidRequest, ModelError, TurnCancelled, Unavailable
+from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
+from agentcache.domain.errors import InvalidRequest, ModelError, Unavailable
 from agentcache.domain.events import Admitted, Ended
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Miss, Tier
@@ -173,7 +174,7 @@ class TestSwapping:
         with two_models(limits=Limits(batch=1)) as it:
             asyncio.run(scene(it))
 
-    def test_a_turn_that_runs_too_long_is_cancelled_and_its_retry_goes_on_from_what_is_kept(
+    def test_a_turn_that_runs_too_long_is_told_why_and_its_retry_goes_on_from_what_is_kept(
         self,
     ) -> None:
         async def scene(it: Swapped) -> None:
@@ -181,7 +182,7 @@ class TestSwapping:
             turn = await it.service.begin(talk.ask("tell me all", max_tokens=LONG))
             talk.take_back()
             await it.service.swap("other", within=0)
-            with pytest.raises(TurnCancelled):
+            with pytest.raises(Unavailable, match="swapping; retry in"):
                 await told(turn)
             await it.service.swap("memory")
             admitted = await say(it, talk, "tell me all")
@@ -248,6 +249,61 @@ class TestSwapping:
             assert (health.live, health.ready) == (True, True)
 
         with two_models() as it:
+            asyncio.run(scene(it))
+
+
+class TestCounting:
+    """The metrics of swaps move, each by its outcome."""
+
+    def moved(self, it: Swapped) -> dict[str, float]:
+        assert isinstance(it.world.telemetry, PrometheusTelemetry)
+        found = it.world.telemetry.registry.collect()
+        samples = next(one.samples for one in found if one.name == "agentcache_swap_seconds")
+        seen = ("agentcache_swap_seconds_count", "agentcache_swap_seconds_sum")
+        return {
+            f"{one.labels['outcome']} {one.name.rpartition('_')[2]}": one.value
+            for one in samples
+            if one.name in seen and one.value
+        }
+
+    def test_a_swap_that_is_made_and_one_that_is_not(self) -> None:
+        def fail(ref: str) -> None:
+            it.world.clock.advance(4.0)
+            if ref == "third":
+                raise ModelError("third", "is broken")
+
+        async def scene(it: Swapped) -> None:
+            it.before_load = fail
+            await it.service.swap("other")
+            assert self.moved(it) == {"done count": 1, "done sum": 4.0}
+            with pytest.raises(ModelError):
+                await it.service.swap("third")
+            moved = self.moved(it)
+            assert (moved["failed count"], moved["failed sum"]) == (1, 8.0)  # two were loaded
+
+        with two_models(telemetry=PrometheusTelemetry()) as it:
+            asyncio.run(scene(it))
+
+    def test_a_swap_that_the_end_comes_before(self) -> None:
+        async def scene(it: Swapped) -> None:
+            await it.service.begin(Talk("a").ask("hello", max_tokens=LONG))
+            swap = asyncio.create_task(it.service.swap("other", within=1000))
+            await begun(it, swap)
+            it.loop.stop(within=0)
+            with pytest.raises(Unavailable, match="draining"):
+                await swap
+            assert self.moved(it)["interrupted count"] == 1
+
+        with two_models(telemetry=PrometheusTelemetry()) as it:
+            asyncio.run(scene(it))
+
+    def test_one_that_is_refused_is_none(self) -> None:
+        async def scene(it: Swapped) -> None:
+            with pytest.raises(ModelError):
+                await it.service.swap("nowhere")
+            assert self.moved(it) == {}
+
+        with two_models(telemetry=PrometheusTelemetry()) as it:
             asyncio.run(scene(it))
 
 

@@ -42,6 +42,8 @@ from agentcache.domain.stepping import next_step, rows_of
 from agentcache.domain.turn import Turn, TurnState
 from agentcache.domain.waiting import AgentOrder, TurnQueue
 
+CLIENT_LEFT = TurnCancelled()
+
 
 @define(eq=False)
 class Planner:
@@ -171,14 +173,15 @@ class Planner:
         if keep is not None:
             turn.live.cut_to(len(turn.request.prompt) + keep)
 
-    def cancel(self, number: int) -> None:
-        """Stop a turn wherever it is. What it computed is kept."""
+    def cancel(self, number: int, why: AgentCacheError = CLIENT_LEFT) -> None:
+        """Stop a turn wherever it is, because of `why`. What it computed is kept."""
         turn = self.turns.get(number)
         if turn is None or turn.finish is not None:
             return
+        turn.cut = why
         if turn.state is TurnState.QUEUED:
             self._queue.remove(turn)
-            self._refuse(turn, TurnCancelled())
+            self._refuse(turn, why)
         elif turn.state is TurnState.FETCHING:
             turn.finish = Finish.CANCELLED
         else:
@@ -305,7 +308,7 @@ class Planner:
         if turn.finish is None:
             return turn
         self._withdraw(turn)
-        self._refuse(turn, TurnCancelled())
+        self._refuse(turn, turn.cut or CLIENT_LEFT)
         return None
 
     def _withdraw(self, turn: Turn) -> None:

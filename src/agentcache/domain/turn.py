@@ -4,6 +4,7 @@ from enum import Enum
 
 from attrs import define, field
 
+from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.request import Finish, Miss, Tier, TurnRequest
 from agentcache.domain.session import SessionKey
 from agentcache.domain.tokens import Tokens, tokens
@@ -88,6 +89,7 @@ class Turn:
     asked: int = 0  # tokens sampled, or to be sampled by steps that are not collected yet
     finish: Finish | None = None
     problem: str | None = None
+    cut: AgentCacheError | None = None  # why it was cancelled
     bypassed: int = 0  # steps in which another turn's prefill went first
     _cut: tuple[int, int] = field(default=(-1, 0), init=False, repr=False)  # asked for last
 

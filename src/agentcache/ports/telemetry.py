@@ -51,6 +51,12 @@ class TurnTelemetry(Protocol):
         """A request got no place. `reason` is one of `REFUSALS`, or counts as "other"."""
         ...
 
+    def swapped(self, outcome: str, seconds: float) -> None:
+        """Another model was to take the place of the one that is served: the `outcome` is one of
+        `SWAPS`. It took so many seconds until turns were served again, or the end began.
+        """
+        ...
+
 
 class StoreTelemetry(Protocol):
     """Told where rows come from and go to."""
@@ -88,6 +94,7 @@ class Telemetry(TurnTelemetry, StoreTelemetry, Protocol):
     """Told what happened, as it happens, from any thread. Implementations never raise."""
 
 
+SWAPS = ("done", "failed", "interrupted")  # failed: the old model is served again
 REFUSALS = (
     "too_long",
     "invalid",

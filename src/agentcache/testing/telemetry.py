@@ -6,7 +6,7 @@ from threading import Thread
 import pytest
 
 from agentcache.domain.request import Finish, Miss, Tier
-from agentcache.ports.telemetry import LEVELS, REFUSALS, Telemetry
+from agentcache.ports.telemetry import LEVELS, REFUSALS, SWAPS, Telemetry
 
 
 def report(telemetry: Telemetry) -> None:
@@ -20,6 +20,8 @@ def report(telemetry: Telemetry) -> None:
     telemetry.preempted()
     for reason in (*REFUSALS, "a reason of tomorrow"):
         telemetry.refused(reason)
+    for outcome in SWAPS:
+        telemetry.swapped(outcome, 1.5)
     telemetry.restored(Tier.COLD, 7, 100, 0.01)
     telemetry.loaded(1, 100)
     telemetry.stored(2, 100)

@@ -46,6 +46,7 @@ class RecordingTelemetry:
     gaps: list[float] = field(factory=list)
     preemptions: int = 0
     refusals: list[str] = field(factory=list)
+    swaps: list[tuple[str, float]] = field(factory=list)
     restores: list[Restored] = field(factory=list)
     segments_loaded: int = 0
     bytes_loaded: int = 0
@@ -86,6 +87,10 @@ class RecordingTelemetry:
     def refused(self, reason: str) -> None:
         """Append to `refusals`."""
         self.refusals.append(reason)
+
+    def swapped(self, outcome: str, seconds: float) -> None:
+        """Append to `swaps`."""
+        self.swaps.append((outcome, seconds))
 
     def restored(self, tier: Tier, tokens: int, nbytes: int, seconds: float) -> None:
         """Append to `restores`."""
@@ -134,6 +139,9 @@ class NullTelemetry:
         """Forget it."""
 
     def refused(self, reason: str) -> None:
+        """Forget it."""
+
+    def swapped(self, outcome: str, seconds: float) -> None:
         """Forget it."""
 
     def restored(self, tier: Tier, tokens: int, nbytes: int, seconds: float) -> None:

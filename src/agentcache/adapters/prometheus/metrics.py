@@ -10,11 +10,12 @@ from agentcache.adapters.prometheus.series import Series
 from agentcache.adapters.prometheus.steady import Steady, Step
 from agentcache.domain.request import Finish, Miss, Tier
 from agentcache.domain.wear import DailyBytes
-from agentcache.ports.telemetry import LEVELS, REFUSALS
+from agentcache.ports.telemetry import LEVELS, REFUSALS, SWAPS
 
 _TO_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _BETWEEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 _RESTORE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SWAP = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 _PHASES = ("prefill", "decode")
 _MISSES = [miss.value for miss in Miss if miss is not Miss.NONE]
 _TIERS = [tier.value for tier in Tier]
@@ -66,6 +67,13 @@ class PrometheusTelemetry:
         )
         self._preempted = make.counter("preemptions", "Turns that gave their place up for a while.")
         self._refused = make.counters("refused", "Requests that got no place.", "reason", REFUSALS)
+        self._swaps = make.histograms(
+            "swap_seconds",
+            "From the wish for another model until turns are served again.",
+            "outcome",
+            SWAPS,
+            _SWAP,
+        )
 
     def _make_store(self, make: Series) -> None:
         self._restored = make.histograms(
@@ -133,6 +141,10 @@ class PrometheusTelemetry:
     def refused(self, reason: str) -> None:
         """A request got no place; what is no known reason has no bounds, so it is no label."""
         self._refused[reason if reason in REFUSALS else "other"].inc()
+
+    def swapped(self, outcome: str, seconds: float) -> None:
+        """One model was to take the place of another."""
+        self._swaps[outcome].observe(seconds)
 
     # -- of rows -----------------------------------------------------------------------------
 
