@@ -44,6 +44,7 @@ class Ask:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     store: bool = True
+    findable: bool = True
     timeout: float | None = None
     priority: int = 0
     when_busy: WhenBusy = "wait"
@@ -97,6 +98,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
         expected=_expected(prompt, known),
         deadline=deadline,
         store=ask.store,
+        findable=ask.findable,
         priority=ask.priority,
         when_busy=ask.when_busy,
         messages=messages,

@@ -70,8 +70,10 @@ def successor(
     the prompt's tokens were not computed again.
     """
     base = before or Session(key, created=now, parent=request.parent)
-    said = () if answer is None else (request.reading.message(answer),)
-    messages = (*request.messages, *said)
+    messages = request.messages
+    if answer is not None:
+        said = request.reading.message(answer)
+        messages += (said if request.findable else evolve(said, turn=None),)
     digest = request.prompt.tools_digest
     after = base.succeeded(spans, cursor, digest, now, messages, request.tools)
     return evolve(after, usage=base.usage.plus(len(request.prompt), cached))

@@ -41,7 +41,7 @@ def codex(turn: int, said: list[Any]) -> tuple[str, dict[str, str], dict[str, An
         {"type": "web_search"},
     ]
     body = {"instructions": f"Current time: 2026-06-16T19:4{turn}:07\n{RULES}", "input": said}
-    more = {"tools": tools, "prompt_cache_key": "thread", "max_output_tokens": 20}
+    more = {"tools": tools, "store": False, "prompt_cache_key": "thread", "max_output_tokens": 20}
     return "/v1/responses", {"session-id": "thread"}, body | more
 
 
@@ -68,3 +68,20 @@ async def test_a_second_turn_is_served_from_the_cache(shape: Shape) -> None:
                 answer = await client.post(path, json=body | {"model": "memory"}, headers=headers)
                 assert answer.status_code == 200, answer.text
     assert int(answer.headers["x-agentcache-cached-tokens"]) > len(RULES) / 2
+
+
+async def test_text_that_changes_and_that_no_rule_knows_is_told_of() -> None:
+    with whole_service() as whole:
+        transport = httpx.ASGITransport(create_app(Edge(whole.service, 1_000_000)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+            said: list[Any] = [{"role": "user", "content": "Hello."}]
+            for turn in range(2):
+                system = {"role": "system", "content": f"Build {turn}7731 of today.\n{RULES}"}
+                body = {"model": "memory", "messages": [system, *said], "max_tokens": 20}
+                answer = await client.post(
+                    "/v1/chat/completions", json=body, headers={"x-session-affinity": "s"}
+                )
+                reply = answer.raise_for_status().json()["choices"][0]["message"]["content"]
+                said = [*said, {"role": "assistant", "content": reply}, *said]
+    assert answer.headers["x-agentcache-miss"] == "system_changed"
+    assert int(answer.headers["x-agentcache-cached-tokens"]) < len(RULES) / 2

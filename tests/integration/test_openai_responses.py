@@ -123,6 +123,40 @@ async def test_a_response_that_is_not_stored_leaves_nothing() -> None:
             assert sessions_of(whole.service) == 1
 
 
+async def test_with_a_cache_key_its_rows_are_kept_and_the_response_is_not() -> None:
+    asked = asking(store=False, prompt_cache_key="thread")
+    with whole_service() as whole:
+        async with sdk(whole.service) as client:
+            made = await client.responses.create(**asked)
+            assert sessions_of(whole.service) == 1
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.retrieve(made.id)
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.create(**asking(previous_response_id=made.id))
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.delete(made.id)
+            said = [{"role": "user", "content": SAID}, *_as_items(made)]
+            more = [*said, {"role": "user", "content": "More."}]
+            after = await client.responses.create(**asked | {"input": more})
+            assert sessions_of(whole.service) == 1
+    assert after.usage.input_tokens_details.cached_tokens >= made.usage.total_tokens - 1
+
+
+@pytest.mark.parametrize("key", [{}, {"prompt_cache_key": ""}])
+async def test_no_store_leaves_nothing_whatever_the_request_says(key: dict[str, str]) -> None:
+    with whole_service() as whole:
+        async with sdk(whole.service) as client:
+            await client.responses.create(**asking(store=False, **key))
+            headers = {"X-Agent-Cache": "no-store"}
+            named = {"prompt_cache_key": "thread", "store": True}
+            await client.responses.create(**asking(**named), extra_headers=headers)
+            assert sessions_of(whole.service) == 0
+
+
+def _as_items(response: Any) -> list[Any]:
+    return [item.model_dump(exclude_none=True) for item in response.output]
+
+
 def sessions_of(service: Service) -> int:
     return len(service._loop.conductor.keeper.registry)
 

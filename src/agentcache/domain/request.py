@@ -154,7 +154,8 @@ class TurnRequest:
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
     on from, if one is known, and `cursor` where that stands. `deadline` is when it is refused if it
     still waits, in seconds of the monotonic clock. `expected` is how many of its tokens the
-    session's rows should cover. With `store` false it uses what is there and leaves nothing behind.
+    session's rows should cover. With `store` false it uses what is there and leaves nothing behind;
+    unless it is `findable`, its answer is remembered, but not found by the turn's id.
     With `max_tokens` 0 its prompt is computed and kept, and nothing is said. Of one tenant's turns
     those of higher `priority` go first. `guide` keeps the answer to a grammar, `reading` says how
     it is read. While another turn of an exclusive agent is not over, the turn waits for it, or
@@ -177,6 +178,7 @@ class TurnRequest:
     expected: int = 0
     deadline: float = math.inf
     store: bool = True
+    findable: bool = True
     priority: int = field(default=0, validator=_within(-MAX_PRIORITY, MAX_PRIORITY))
     when_busy: WhenBusy = field(default="wait")
     parent: str | None = None

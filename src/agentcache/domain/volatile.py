@@ -2,7 +2,7 @@
 
 One changed token at the top of a prompt makes all that follows unusable. A rule rewrites system
 messages before they are rendered, to something that stays true and stays the same: see
-docs/decisions/volatile-text.md. Every other role's words are left alone.
+docs/decisions/0005. Every other role's words are left alone.
 """
 
 import re

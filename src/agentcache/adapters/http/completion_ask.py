@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 
 from agentcache.adapters.http.completion_types import CompletionRequest
 from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.keeping import kept
 from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
 from agentcache.adapters.http.openai_ask import check_stream_options, sampled, stops
 from agentcache.domain.conversation import Conversation
@@ -29,7 +30,7 @@ def asked(request: CompletionRequest, headers: Headers) -> Ask:
         sampling=sampled(request, request.logprobs),
         max_tokens=USUAL_TOKENS if request.max_tokens is None else request.max_tokens,
         stop=stops(request.stop),
-        store=request.store is not False,
+        **kept(request.store, request.prompt_cache_key),
     )
 
 

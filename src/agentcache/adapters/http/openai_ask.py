@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 
 from agentcache.adapters.http.completion_types import CompletionRequest
 from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.keeping import kept
 from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
 from agentcache.adapters.http.openai_types import (
     ChatMessage,
@@ -46,7 +47,7 @@ def asked(request: ChatRequest, headers: Headers) -> Ask:
         sampling=sampled(request, (request.top_logprobs or 0) if request.logprobs else None),
         max_tokens=_max_tokens(request),
         stop=stops(request.stop),
-        store=request.store is not False,
+        **kept(request.store, request.prompt_cache_key),
         structure=_structure(request),
         calls=request.tool_choice != "none",
         several=request.parallel_tool_calls is not False,

@@ -7,6 +7,7 @@ from typing import Final
 from starlette.datastructures import Headers
 
 from agentcache.adapters.http.identity import identify
+from agentcache.adapters.http.keeping import kept
 from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
 from agentcache.adapters.http.responses_types import (
     InputItem,
@@ -42,7 +43,7 @@ def asked(request: ResponsesRequest, before: Sequence[Message], headers: Headers
         conversation=_conversation(request, before),
         sampling=_sampling(request),
         max_tokens=request.max_output_tokens,
-        store=request.store is not False,
+        **kept(request.store, request.prompt_cache_key),
         structure=_structure(request),
         calls=request.tool_choice != "none",
         several=request.parallel_tool_calls is not False,
