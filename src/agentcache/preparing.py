@@ -24,6 +24,7 @@ from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan
 from agentcache.domain.structure import Structure, grammar
 from agentcache.domain.tools import tools_json
+from agentcache.rendering import miss_of
 from agentcache.succession import NAMELESS, check_name, continues
 
 
@@ -35,7 +36,8 @@ class Ask:
     `max_tokens` 0, `priority` and `when_busy` mean is said in `TurnRequest`. The answer is kept to
     `structure`; unless it `calls`, what looks like a tool call is text, and unless `several`, the
     first call is the end of it. No other model than `model` answers, if one is named. Rows are kept
-    with `codec`; None: with the one that the conversation has, if it is new the default one.
+    with `codec`; None: with the one that the conversation has, if it is new the default one. Unless
+    it is `findable`, an answer that is stored cannot be looked up by its turn.
     """
 
     identity: Identity
@@ -134,8 +136,7 @@ def _prompt(
     if known is not None and chosen not in (None, known.key.root):
         prompt = evolve(prompt, miss=Miss.CODEC_CHANGED)
     elif known is None and _speaks_of_before(conversation):
-        elsewhere = _is_elsewhere(registry, identity, roots)
-        prompt = evolve(prompt, miss=Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION)
+        prompt = evolve(prompt, miss=_why_unknown(prompt, registry, identity, roots))
     return (prompt.before_answer() if ask.max_tokens == 0 else prompt), known
 
 
@@ -188,6 +189,17 @@ def _named(registry: SessionRegistry, identity: Identity, roots: Sequence[bytes]
         return None
     name = identity.name if identity.exclusive else f"{NAMELESS}{identity.name}"
     return registry.named(identity.tenant, roots, name)
+
+
+def _why_unknown(
+    prompt: Prompt, registry: SessionRegistry, identity: Identity, roots: Sequence[bytes]
+) -> Miss:
+    """Why nobody is known who said what the conversation speaks of."""
+    named = _named(registry, identity, roots)
+    if named is not None:  # it is hinted at, and told otherwise than it went
+        return miss_of(prompt, named)
+    elsewhere = _is_elsewhere(registry, identity, roots)
+    return Miss.MODEL_CHANGED if elsewhere else Miss.NO_SESSION
 
 
 def _is_elsewhere(registry: SessionRegistry, identity: Identity, roots: Sequence[bytes]) -> bool:

@@ -15,6 +15,7 @@ from agentcache.domain.conversation import Conversation, Message
 from agentcache.domain.echo import spoken
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.request import Miss, Prompt
+from agentcache.domain.session import Session
 from agentcache.domain.spans import RenderedSpan, Span, SpanKind, concatenated, matching_spans
 from agentcache.domain.tokens import Tokens, common_prefix, tokens
 from agentcache.domain.tools import tools_digest, tools_json
@@ -256,6 +257,11 @@ def _extend(spans: list[Span], text: str, ids: "Tokens[int]") -> None:
         spans[-1] = Span(last.kind, "assistant", last.text + text, last.ids + ids)
     else:
         spans.append(Span(SpanKind.CONTENT, "assistant", text, ids))
+
+
+def miss_of(prompt: Prompt, session: Session) -> Miss:
+    """Why `prompt` does not go on from all of `session`."""
+    return _miss(prompt, session.spans, prompt.tools_digest != session.tools_digest)
 
 
 def _miss(prompt: Prompt, known: Sequence[Span], other_tools: bool) -> Miss:

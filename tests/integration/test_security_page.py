@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 import agentcache
 from agentcache.adapters.disk.key_file import KeyFile
 from agentcache.adapters.grammars.llguidance import MOST_CHARACTERS
+from agentcache.adapters.grammars.trial import NBYTES, SECONDS
 from agentcache.adapters.http.app import Door, create_app
 from agentcache.adapters.http.body import DEEPEST, LEAST_RATE, PATIENCE
 from agentcache.adapters.http.compression import CODINGS
@@ -92,6 +93,7 @@ def test_the_limits_are_those_of_the_page() -> None:
     assert f"| its levels of arrays and objects | {DEEPEST} |" in PAGE
     assert f"{PATIENCE:.0f} s, and a second more for each {LEAST_RATE // 1000} kB" in PAGE
     assert f"{MOST_CHARACTERS // 1024} KiB as a grammar" in PAGE
+    assert f"{SECONDS} s of a processor, {NBYTES >> 30} GB of addresses" in PAGE
     assert f"| {' and '.join(CODINGS)}, once" in PAGE
 
 
