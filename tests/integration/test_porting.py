@@ -18,6 +18,7 @@ from agentcache.domain.request import Tier
 from agentcache.porting import Porter
 from agentcache.ports.payload import Payload
 from agentcache.ports.portable import Portable
+from tests.frail import CountingCodec, OtherCodec
 from tests.talks import Talk
 from tests.unit.test_service import heard
 from tests.world import Looped, World, looped
@@ -83,6 +84,28 @@ class TestCarried:
         assert keys[1]
         salts = [each.loop.conductor.roots.salt for each in homes]
         assert not keys[0] & keys[1] or salts[0] == salts[1]
+
+    def test_it_keeps_its_codec_and_takes_the_place_of_one_with_another(
+        self, talk: Talk, exported: Path
+    ) -> None:
+        with looped(World(codec=OtherCodec(), other_codecs=(CountingCodec,))) as home:
+            home.loop.wait_open()
+            say(home, Talk("ada", system=SYSTEM), "something else")
+            assert home.service.agent(TENANT, "ada").codec == OtherCodec.name
+            with pytest.raises(AgentExists):
+                porter(home).take_in(TENANT, exported)
+            porter(home).take_in(TENANT, exported, replace=True)
+            (view,) = home.service.agents(TENANT)
+            assert (view.name, view.codec, view.turns) == ("ada", CountingCodec.name, 2)
+            assert say(home, talk, "three").cached > 0
+            (kept,) = home.world.disk.sessions.load().sessions
+            assert kept.messages[-2].content == "three"
+
+    def test_one_of_a_codec_that_there_is_not_is_refused(self, exported: Path) -> None:
+        with looped(World(codec=OtherCodec())) as home:
+            home.loop.wait_open()
+            with pytest.raises(InvalidRequest, match="there is no codec 'native'"):
+                porter(home).take_in(TENANT, exported)
 
     def test_rows_that_are_there_already_are_not_written_again(
         self, homes: tuple[Looped, Looped], exported: Path
