@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import httpx
+
 from tests.agents import Agent, passed, prefilled, share_served
 from tests.homes import Remains
 from tests.servers import Server, served
@@ -84,3 +86,21 @@ def test_other_weights_under_the_same_name_use_nothing_of_what_the_first_ones_co
     agent.messages, agent.answers = agent.messages[:3], agent.answers[:1]
     with served(home, model) as server:  # the first model finds its own again
         assert share_served(server, agent) >= SERVED
+
+
+def test_a_thread_that_stores_no_response_is_known_by_its_cache_key_after_a_kill(
+    tmp_path: Path, model: Path
+) -> None:
+    home, said = tmp_path / "home", [{"role": "user", "content": "Look around here. " * 20}]
+    asked = {"store": False, "prompt_cache_key": "thread", "max_output_tokens": 12}
+    with served(home, model) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        asked["model"] = client.get("/v1/models").json()["data"][0]["id"]
+        first = client.post("/v1/responses", json=asked | {"input": said}).raise_for_status().json()
+        server.kill()
+    with served(home, model) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        assert client.get(f"/v1/responses/{first['id']}").status_code == 404
+        more = [*said, *first["output"], {"role": "user", "content": "And now?"}]
+        after = client.post("/v1/responses", json=asked | {"input": more}).raise_for_status()
+    cached = after.json()["usage"]["input_tokens_details"]["cached_tokens"]
+    assert cached >= SERVED * first["usage"]["total_tokens"]
+    assert after.headers["x-agentcache-tier"] == "cold"

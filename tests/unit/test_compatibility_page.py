@@ -59,6 +59,54 @@ VALUES: dict[str, Any] = {  # that mean something; all others take text
     "background_options": {"x": 1},
 }
 
+TOLD = {  # what changes how an answer is told, not what is asked of the service; tested by dialect
+    *("stream", "stream_options", "echo", "diagnostics", "metadata", "include"),
+}
+_SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+_FUNCTION = {"name": "f", "description": "Does.", "parameters": _SCHEMA}
+_TOOLS: dict[str, list[dict[str, Any]]] = {
+    "/v1/chat/completions": [{"type": "function", "function": _FUNCTION}],
+    "/v1/responses": [{"type": "function", **_FUNCTION}],
+    "/v1/messages": [{"name": "f", "input_schema": _SCHEMA}],
+}
+_FORM = {"type": "json_schema", "schema": _SCHEMA}
+ASKS_FOR: dict[str, Any] = {  # other than what is done anyway
+    **dict.fromkeys(["max_tokens", "max_completion_tokens", "max_output_tokens", "top_k"], 7),
+    **dict.fromkeys(["temperature", "top_p", "min_p"], 0.3),
+    **dict.fromkeys(["presence_penalty", "frequency_penalty"], 0.5),
+    **{name: ["Hello"] for name in ["stop", "stop_sequences"]},
+    "model": "other",
+    "messages": [{"role": "user", "content": "Other"}],
+    "prompt": "Other",
+    "input": "Other",
+    "instructions": "Be brief.",
+    "system": "Be brief.",
+    "seed": 3,
+    "logit_bias": {"5": 2},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "parallel_tool_calls": False,
+    "store": False,
+    "prompt_cache_key": "thread",
+    "reasoning_effort": "low",
+    "reasoning": {"effort": "low"},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA}},
+    "text": {"format": {"name": "x", **_FORM}},
+    "output_config": {"format": _FORM},
+    "thinking": {"type": "disabled"},
+    "metadata": {"user_id": "ann"},
+    "previous_response_id": None,  # a conversation of the service: test_openai_responses
+}
+BESIDE = {"top_logprobs": {"logprobs": True}}  # what it takes for it to mean something
+CHOICES = {
+    "/v1/chat/completions": [
+        *("none", "required"),
+        {"type": "function", "function": {"name": "f"}},
+    ],
+    "/v1/responses": ["none", "required", {"type": "function", "name": "f"}],
+    "/v1/messages": [{"type": one} for one in ("none", "any")] + [{"type": "tool", "name": "f"}],
+}
+
 
 def section(path: str) -> str:
     return PAGE.split(f"## `{path}`\n", 1)[1].split("\n## ", 1)[0]
@@ -93,6 +141,32 @@ def test_what_is_said_to_be_refused_is_refused_by_its_name(path: str, name: str)
     with pytest.raises(InvalidRequest) as refused:
         ask(path, **{name: VALUES.get(name, "x")})
     assert refused.value.param == name
+
+
+def _asking(path: str, name: str) -> bool:
+    if name in TOLD and (path, name) != ("/v1/messages", "metadata"):
+        return False
+    return name not in ("tool_choice", "previous_response_id")
+
+
+@pytest.mark.parametrize(("path", "name"), [one for one in told("honoured") if _asking(*one)])
+def test_what_is_said_to_be_honoured_changes_what_is_asked_for(path: str, name: str) -> None:
+    value = _TOOLS[path] if name == "tools" else ASKS_FOR[name]
+    if path == "/v1/completions" and name == "logprobs":
+        value = 2
+    beside = BESIDE.get(name, {}) if path == "/v1/chat/completions" else {}
+    assert ask(path, **beside, **{name: value}) != ask(path, **beside)
+
+
+@pytest.mark.parametrize(
+    ("path", "choice"), [(path, one) for path in CHOICES for one in CHOICES[path]]
+)
+def test_each_choice_of_tools_asks_for_something_of_its_own(path: str, choice: Any) -> None:
+    tools = _TOOLS[path]
+    others = [one for one in CHOICES[path] if one != choice]
+    chosen = ask(path, tools=tools, tool_choice=choice)
+    assert chosen != ask(path, tools=tools)
+    assert all(chosen != ask(path, tools=tools, tool_choice=other) for other in others)
 
 
 @pytest.mark.parametrize(("path", "name"), told("ignored"))
