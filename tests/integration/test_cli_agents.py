@@ -153,6 +153,21 @@ def test_a_file_that_does_not_add_up_is_refused(asking: Shell, tmp_path: Path) -
     assert "x" not in asking.names()
 
 
+def test_misuse_is_told_without_a_traceback(asking: Shell, tmp_path: Path) -> None:
+    nowhere = tmp_path / "no" / "such" / "folder" / "ada"
+    for words, status, told in (
+        (["ls", "--model", ""], 2, "model is empty"),
+        (["export", "ada", "-"], 2, "not to standard output"),
+        (["export", "ada", nowhere], 1, f"{nowhere}: No such file"),
+        (["import", tmp_path], 2, "is a directory"),
+        (["rewind", "ada", 0], 2, "0 is not in the range"),
+    ):
+        done = asking.run(*words)
+        assert (done.returncode, told in done.stderr.replace("\n", "")) == (status, True), done
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_agent_is_one_line_and_status_1(asking: Shell) -> None:
     done = asking.run("show", "nobody")
     assert done.returncode == 1

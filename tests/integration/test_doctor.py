@@ -90,6 +90,13 @@ class TestHome:
         path.write_bytes(data)
         the(found(home), level, "catalogue", f"schema {version}")
 
+    def test_a_catalogue_that_is_open_for_the_first_time(self, tmp_path: Path) -> None:
+        with Home.open(tmp_path / "new") as opened:
+            catalogue = SqliteSessionStore.open(opened.catalogue)
+            the(found(opened.path), "ok", "catalogue", "log")
+            catalogue.close()
+        the(found(opened.path), "ok", "catalogue", "schema 2")
+
     def test_a_catalogue_of_another_program(self, home: Path) -> None:
         path = home / "catalogue.sqlite3"
         data = bytearray(path.read_bytes())

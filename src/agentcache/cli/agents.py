@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from agentcache.cli.agent_tables import print_agent, print_agents
 from agentcache.cli.desks import Desk, LocalDesk, RemoteDesk, Shown
 from agentcache.cli.options import chosen_config, with_config
 from agentcache.cli.printable import printable
@@ -17,9 +17,6 @@ from agentcache.domain.errors import HomeError
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.settings import Bytes, Settings, load
 
-_COLUMNS = (
-    "name", "codec", "tier", "tokens", "turns", "bytes", "hit_rate", "used", "pinned", "parent",
-)  # fmt: skip
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
@@ -53,7 +50,7 @@ def list_(nameless: bool, as_json: bool, **where: Any) -> None:
     if as_json:
         _print_json(found)
     else:
-        _print_table(found)
+        print_agents(found)
 
 
 @agents.command()
@@ -126,9 +123,11 @@ def export(name: str, file: Path, force: bool, as_json: bool, **where: Any) -> N
 
     The file holds what was said, in plain text.
     """
+    if str(file) == "-":
+        raise click.UsageError("an agent is exported to a file, not to standard output")
     if file.exists() and not force:
-        raise click.UsageError(f"{printable(str(file))} is there already: take --force")
-    with _desk(**where) as desk, _files():
+        raise click.UsageError(f"{printable(str(file))} is there already: --force replaces it")
+    with _desk(**where) as desk, _files(file):
         nbytes = desk.export(name, file)
     told = f"{printable(name)} is in {printable(str(file))}, {Bytes(nbytes)}"
     _tell_done({"name": name, "file": str(file), "bytes": nbytes}, told, as_json)
@@ -143,7 +142,7 @@ def import_(file: Path, name: str | None, replace: bool, as_json: bool, **where:
     """Take in the agent of FILE, if all of it adds up and it is of this model."""
     from agentcache.adapters.disk.portable import PortableTars
 
-    with _files():
+    with _files(file):
         with PortableTars().open(file) as found:
             called = name or found.portable.session.name
         with _desk(arriving=file, **where) as desk:
@@ -177,15 +176,21 @@ def _desk(arriving: Path | None = None, **where: Any) -> Iterator[Desk]:
 def _settings(given: dict[str, Any]) -> Settings:
     from attrs import evolve
 
-    return evolve(load(chosen_config()), **{k: v for k, v in given.items() if v is not None})
+    named = {name: value for name, value in given.items() if value is not None}
+    settings = load(chosen_config())
+    try:
+        return evolve(settings, **named)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @contextmanager
-def _files() -> Iterator[None]:
+def _files(file: Path) -> Iterator[None]:
+    """Errors are those of `file`, whatever the name of what is written until it is whole."""
     try:
         yield
     except OSError as error:
-        problem = f"{printable(str(error.filename or 'the file'))}: {error.strerror or error}"
+        problem = f"{printable(str(file))}: {error.strerror or error}"
         raise click.ClickException(problem) from None
 
 
@@ -195,51 +200,8 @@ def _files() -> Iterator[None]:
 def _tell(agent: Shown, as_json: bool) -> None:
     if as_json:
         _print_json(agent)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None)
-    for field in (one for one in agent if one not in ("object", "history")):
-        table.add_row(field.replace("_", " "), Text(_value(field, agent[field])))
-    Console(soft_wrap=True).print(table)
-    for message in agent.get("history", ()):
-        lines = "\n".join(printable(line) for line in str(message["content"]).split("\n"))
-        click.echo(f"\n{printable(str(message['role']))}: {lines}")
-
-
-def _print_table(found: list[Shown]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None)
-    for field in _COLUMNS:
-        table.add_column(field.replace("_", " "), no_wrap=field != "name", overflow="fold")
-    for agent in found:
-        table.add_row(*(Text(_value(field, agent[field])) for field in _COLUMNS))
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
-
-
-def _value(field: str, value: object) -> str:
-    if value is None:
-        return "-"
-    if field in ("created", "used", "expires"):
-        return _date(float(str(value)))
-    if field.endswith("bytes"):
-        return str(Bytes(int(str(value))))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return printable(str(value))
-
-
-def _date(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds:.0f}"
+    else:
+        print_agent(agent)
 
 
 def _tell_done(told: Shown, line: str, as_json: bool) -> None:

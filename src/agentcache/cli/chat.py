@@ -1,5 +1,6 @@
 """agentcache chat: talk to an agent that remembers."""
 
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +16,9 @@ from agentcache.succession import check_name
 
 # What a model says must not steer the terminal: all control characters but line feed and tab.
 _UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+
+
+_LOOK_SECONDS = 0.2
 
 
 @click.command()
@@ -59,12 +63,20 @@ def _said_by_user() -> Iterator[str]:
     asking = sys.stdin.isatty()
     while True:
         try:
-            line = input("> " if asking else "").strip()
+            line = (_typed() if asking else input()).strip()
         except (EOFError, KeyboardInterrupt):
             click.echo(err=True)
             return
         if line:
             yield line
+
+
+def _typed() -> str:
+    """A line from the terminal. Ctrl-C that comes just before the read blocks is seen, too."""
+    click.echo("> ", nl=False)
+    while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+        pass
+    return input()
 
 
 def _exchange(voice: Voice, said: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentcache.adapters.disk import home as homes
 from agentcache.adapters.disk import schema
-from agentcache.adapters.disk.files import FOLDER_MODE, TEMPORARY
+from agentcache.adapters.disk.files import FOLDER_MODE, TEMPORARY, size
 from agentcache.adapters.models.default_model import DEFAULT_MODEL
 from agentcache.adapters.models.digest import DigestMemo, model_digest
 from agentcache.cli.finding import Finding
@@ -113,6 +113,8 @@ def _catalogue(path: Path) -> Iterator[Finding]:
     elif version > schema.VERSION:
         message = f"it has schema {version}, this agentcache knows {schema.VERSION}"
         yield Finding("catalogue", "problem", message, "Use the newer agentcache that made it")
+    elif version < schema.VERSION and size(path / "catalogue.sqlite3-wal"):
+        yield Finding("catalogue", "ok", "its newest changes are in its log yet")
     elif version < schema.VERSION:
         message = f"schema {version} becomes {schema.VERSION} when it is opened next"
         yield Finding("catalogue", "note", message)

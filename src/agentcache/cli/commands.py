@@ -1,5 +1,7 @@
 """The `agentcache` command and how it fails: one line, and 1 for what went wrong, 2 for misuse."""
 
+import os
+
 import click
 from typed_settings.exceptions import TsError
 
@@ -27,8 +29,11 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="agentcache-mlx", prog_name="agentcache")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Persistent KV-cache memory for LLM agents."""
+    if os.environ.get("NO_COLOR"):  # see no-color.org
+        ctx.color = False
 
 
 main.add_command(serve)
