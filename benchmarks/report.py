@@ -77,7 +77,7 @@ SECTIONS = (
     Section(
         "overhead",
         "CPU time beside the model",
-        "Microseconds a token and stream, with an engine that computes nothing.",
+        "Microseconds a token and stream, beside an engine that computes nothing and a real one.",
         by_name("microseconds of CPU a token and stream", "at once"),
     ),
     Section("stalls", "Stalls of the event loop", "Under load, with bodies of 256 KB.", figures),

@@ -2,7 +2,9 @@
 
 The server as it is, with that task beside it; clients in threads of this process. Long agents and
 short ones come and go, and one client sends bodies of 256 KB beside its turns. A stall is how much
-later than asked the task was woken; other processes' CPU time counts too.
+later than asked the task was woken; other processes' CPU time counts too. What the loop's own
+thread worked in that time does not: the rest of a long stall was waiting, for the processor or for
+the interpreter's lock.
 """
 
 import argparse
@@ -27,9 +29,9 @@ run, path, period = HttpServer.run, sys.argv.pop(1), float(sys.argv.pop(1))
 
 async def watch(late):
     while True:
-        asked = time.perf_counter() + period
+        asked, worked = time.perf_counter() + period, time.thread_time()
         await asyncio.sleep(period)
-        late.append(time.perf_counter() - asked)
+        late.append((time.perf_counter() - asked, time.thread_time() - worked))
 
 async def watched(self, *rest):
     late = []
@@ -62,11 +64,14 @@ def main() -> None:
         command = [*words, *agentcache(path / "home", folder)[1:]]
         with running(command, path / "log") as server:
             turns = _load(server, options)
-        late = sorted(json.loads(told.read_text()))
+        late, worked = map(sorted, zip(*json.loads(told.read_text()), strict=True))
     results = {
         "turns": turns,
         "times asked": len(late),
         "stall, ms": {name: _at(late, share) for name, share in SHARES.items()},
+        "work of the loop's own thread meanwhile, ms": {
+            name: _at(worked, share) for name, share in SHARES.items()
+        },
         "bars": [bar("event loop stall, p99.9 in ms", _at(late, 0.999), most=50)],
     }
     write_results("stalls", results, options.quick)

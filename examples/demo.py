@@ -135,7 +135,7 @@ def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     until = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < until:
         found = READY.search(log.read_text())
-        if found and httpx.get(f"{found[1]}/health/ready").is_success:
+        if found and httpx.get(f"{found[1]}/health/ready", timeout=READY_SECONDS).is_success:
             return found[1]
         time.sleep(0.1)
     sys.exit(f"the server did not start:\n{log.read_text()}")
@@ -178,7 +178,7 @@ def _ask(client: OpenAI, agent: Agent) -> tuple[Answer, str]:
 
 def _passed(url: str) -> int:
     """Tokens that were passed to the model since the server started."""
-    metrics = httpx.get(f"{url}/metrics").text
+    metrics = httpx.get(f"{url}/metrics", timeout=READY_SECONDS).text
     found = re.search(r"^agentcache_model_tokens_total (\S+)", metrics, re.MULTILINE)
     return round(float(found[1])) if found else 0
 

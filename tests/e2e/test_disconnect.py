@@ -32,7 +32,8 @@ def test_a_retry_goes_on_from_what_was_computed_even_after_a_kill(
     with served(home, model) as server:
         with agent.asking(server, "Tell me everything, at length.", 6000) as stream:
             stream.first(pieces=5)
-        until(lambda: server.metric("running") == 0 and server.metric("cold_bytes") > 0)
+        until(lambda: server.metric("running") == 0)
+        until(lambda: server.metric("cold_bytes") > 0 == server.metric("write_queue_bytes"))
         server.kill()
     with served(home, model) as server:
         retry = agent.ask(server, "Tell me everything, at length.")

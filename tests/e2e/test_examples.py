@@ -89,15 +89,18 @@ def test_a_fastapi_program_has_agents_and_their_http_api(model: Path, tmp_path: 
             "POST", f"{url}/agents/ann", params={"text": "Hello"}, timeout=SECONDS
         ) as told:
             assert "".join(told.iter_text())
-        assert httpx.post(f"{url}/agents/~ann", params={"text": "Hello"}).status_code == 422
+        assert (
+            httpx.post(f"{url}/agents/~ann", params={"text": "Hello"}, timeout=SECONDS).status_code
+            == 422
+        )
         check_api(f"{url}/llm", "ann")
 
 
 def check_api(url: str, agent: str) -> None:
     """The mounted application answers OpenAI's client, and knows the program's own agents."""
-    assert httpx.get(f"{url}/health/ready").status_code == 200
-    assert httpx.get(f"{url}/no/such/path").status_code == 404
-    names = [one["name"] for one in httpx.get(f"{url}/v1/agents").json()["data"]]
+    assert httpx.get(f"{url}/health/ready", timeout=SECONDS).status_code == 200
+    assert httpx.get(f"{url}/no/such/path", timeout=SECONDS).status_code == 404
+    names = [one["name"] for one in httpx.get(f"{url}/v1/agents", timeout=SECONDS).json()["data"]]
     assert names == [agent]
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=SECONDS) as client:
         (served,) = client.models.list().data
@@ -109,5 +112,7 @@ def check_api(url: str, agent: str) -> None:
             extra_headers={"X-Agent-ID": "visitor"},
         )
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    told = httpx.get(f"{url}/v1/agents/visitor", params={"messages": "true"}).json()
+    told = httpx.get(
+        f"{url}/v1/agents/visitor", params={"messages": "true"}, timeout=SECONDS
+    ).json()
     assert [one["role"] for one in told["history"]] == ["user", "assistant"]

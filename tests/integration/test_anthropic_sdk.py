@@ -43,7 +43,7 @@ async def sdk(
     service: Service, door: Door | None = None, key: str = "none"
 ) -> AsyncIterator[AsyncAnthropic]:
     edge = Edge(service, 1_000_000)
-    server = HttpServer(create_app(edge, door=door), edge, listen("127.0.0.1", 0), patience=5)
+    server = HttpServer(create_app(edge, door=door), edge, listen("127.0.0.1", 0), patience=60)
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(server.run(address.set_result))
     try:

@@ -106,9 +106,9 @@ def test_a_server_answers_and_stops_in_order_when_told_to(
     tmp_path: Path, model: Path, number: int
 ) -> None:
     with served(tmp_path / "home", model) as server:
-        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        assert httpx.get(f"{server.url}/health/ready", timeout=SECONDS).status_code == 200
         assert _ask(server, 5).json()["usage"]["completion_tokens"] == 5
-        metrics = httpx.get(f"{server.url}/metrics").text
+        metrics = httpx.get(f"{server.url}/metrics", timeout=SECONDS).text
         assert 'agentcache_turns_total{finish="length"} 1.0' in metrics
         status, _ = server.stop(number)
     assert status == 0
@@ -146,7 +146,7 @@ def test_a_turn_that_takes_longer_than_the_server_has_is_told_so(
 def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, slow_model: Path) -> None:
     with served(tmp_path / "home", slow_model) as server, _streaming(server, tokens=4_000):
         server.process.send_signal(signal.SIGTERM)
-        while httpx.get(f"{server.url}/health/ready").status_code != 503:
+        while httpx.get(f"{server.url}/health/ready", timeout=SECONDS).status_code != 503:
             pass
         status, _ = server.stop()
     assert status == -signal.SIGTERM
@@ -205,7 +205,7 @@ def test_a_chat_goes_through_the_server_that_owns_the_home(tmp_path: Path, model
         second = _run(*chat, said="Who am I?\n")
         assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
         assert _remembered(second)[0] >= _remembered(first)[1]
-        metrics = httpx.get(f"{server.url}/metrics").text
+        metrics = httpx.get(f"{server.url}/metrics", timeout=SECONDS).text
     assert f"agentcache_prompt_tokens_total {sum(_prompts(first, second))}.0" in metrics
 
 

@@ -35,7 +35,7 @@ def anyio_backend() -> str:
 async def serving(service: ScriptedService) -> AsyncIterator[tuple[HttpServer, str]]:
     """A server on a free port, and its address."""
     edge = Edge(service, MAX_BODY)
-    server = HttpServer(create_app(edge), edge, listen("127.0.0.1", 0), patience=5)
+    server = HttpServer(create_app(edge), edge, listen("127.0.0.1", 0), patience=60)
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(server.run(address.set_result))
     try:

@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 @asynccontextmanager
 async def sdk(service: Service) -> AsyncIterator[AsyncOpenAI]:
     edge = Edge(service, 1_000_000)
-    server = HttpServer(create_app(edge), edge, listen("127.0.0.1", 0), patience=5)
+    server = HttpServer(create_app(edge), edge, listen("127.0.0.1", 0), patience=60)
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(server.run(address.set_result))
     url = f"{await address}/v1"
