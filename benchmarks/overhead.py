@@ -82,7 +82,7 @@ async def served(made: Assembly, streams: int, tokens: int, rounds: int) -> dict
         for _ in range(rounds):
             for dialect in DIALECTS:
                 cost = await server.cost(CLIENT, dialect, server.model, streams, tokens)
-                found[dialect].append(round(1e6 * cost / (streams * tokens), 1))
+                found[dialect].append(round(1e6 * cost, 1))
     return found
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--step", type=float, default=0.02, help="seconds that a step takes")
     parser.add_argument("--alone", type=int, default=3000, help="tokens without the edge")
-    parser.add_argument("--model-tokens", type=int, default=100, help="0: not the default model")
+    parser.add_argument("--model-tokens", type=int, default=60, help="0: not the default model")
     small = {"streams": [2], "tokens": 30, "rounds": 1, "step": 0.001, "alone": 100}
     options = parsed(parser, **small, model_tokens=0)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

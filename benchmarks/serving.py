@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from attrs import define, evolve, field
+from attrs import define, evolve
 from driver import default_model
 
 from agentcache.adapters.clock import SystemClock
@@ -62,10 +62,10 @@ class _Done:
 
 
 class Clocked:
-    """An engine, and the seconds of CPU that its thread spends in steps of it."""
+    """An engine, the seconds of CPU that its thread spends in steps of it, and its tokens."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self.seconds = engine, 0.0
+        self._engine, self.seconds, self.sampled = engine, 0.0, 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
@@ -80,7 +80,9 @@ class Clocked:
     def collect(self) -> StepResult:
         began = time.thread_time()
         try:
-            return self._engine.collect()
+            result = self._engine.collect()
+            self.sampled += len(result.sampled)
+            return result
         finally:
             self.seconds += time.thread_time() - began
 
@@ -122,7 +124,6 @@ class Serving:
 
     host: str
     _engines: list[Clocked]
-    _lasting: dict[int, int] = field(factory=dict, init=False)
 
     @property
     def model(self) -> str:
@@ -143,13 +144,16 @@ class Serving:
         )
 
     async def cost(self, client: str, *words: object) -> float:
-        """Seconds of CPU until the program `client`, in a process of its own, is done."""
-        began = self.cpu()
+        """Seconds of CPU a token until the program `client`, in a process of its own, is done."""
+        began, before = self.cpu(), self._sampled()
         told = (sys.executable, "-c", client, self.host, *map(str, words))
         process = await asyncio.create_subprocess_exec(*told)
         if await process.wait():
             raise RuntimeError("the client failed")
-        return self.cpu() - began
+        return (self.cpu() - began) / (self._sampled() - before)
+
+    def _sampled(self) -> int:
+        return sum(one.sampled for one in self._engines)
 
 
 @asynccontextmanager

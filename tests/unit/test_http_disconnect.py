@@ -127,3 +127,15 @@ async def test_nothing_is_left_running_after_an_answer() -> None:
     await Call(app_of(service)).run()
     await asyncio.sleep(0)  # cancelled tasks end in the next round
     assert asyncio.all_tasks() == before
+
+
+async def test_draining_is_over_when_those_whom_it_ended_are_told() -> None:
+    service = ScriptedService(script=(Delta("Hel", 1),))
+    edge = Edge(service, 1000)
+    call = Call(create_app(edge), {"stream": True})
+    running = asyncio.create_task(call.run())
+    await service.turns.get()
+    await edge.drain(patience=0)
+    sent = b"".join(call.sent.get_nowait().get("body", b"") for _ in range(call.sent.qsize()))
+    assert frames(sent.decode())[-1]["error"]["code"] == "turn_cancelled"
+    await running

@@ -20,6 +20,7 @@ from agentcache.service import Ask, RunningTurn, Service
 from agentcache.settings import Settings, parse_rate
 
 _Body = TypeVar("_Body")
+_TELLING = 10.0  # seconds for a step to end, after which those who were cancelled are told so
 
 
 @define(eq=False)
@@ -108,13 +109,18 @@ class Edge:
         beginning, self._beginning = self._beginning, set()
         for task in beginning:
             task.cancel()
+        await self._answered(patience)
+        for turn in tuple(self._turns.values()):
+            await turn.cancel()
+        await self._answered(_TELLING)
+
+    async def _answered(self, seconds: float) -> None:
+        """Return when no turn is being answered, or after so many seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while self._turns:
                     await self._changed.wait()
                     self._changed.clear()
-        for turn in tuple(self._turns.values()):
-            await turn.cancel()
 
     @contextmanager
     def _refusable(self) -> Iterator[None]:
