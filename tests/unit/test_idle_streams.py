@@ -105,7 +105,8 @@ def _work_of_a_step(waiting: int) -> int:
         with Calls() as calls:
             for _ in range(10):
                 world.conductor.round()
-        world.conductor.cancel_all()
+        for number in tuple(world.conductor.planner.turns):
+            world.conductor.planner.cancel(number)
         world.settle()
     return calls.count
 
