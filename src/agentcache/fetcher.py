@@ -15,7 +15,7 @@ from agentcache.ports.payload import Payload
 from agentcache.ports.rows import RowArray, Rows
 from agentcache.ports.segment_store import SegmentStore
 
-DECODE_ROWS = 512
+DECODE_ROWS = 256  # few enough for several threads to be done at about the same time
 
 
 @frozen(eq=False)

@@ -66,7 +66,7 @@ class Q8Codec(RowwiseCodec):
         levels = flat.reshape(*lead, groups, GROUP)
         scale = unpack(payload, f"{role.name}.s", "float32", (*lead, groups)).view(np.float32)
         bias = unpack(payload, f"{role.name}.b", "float32", (*lead, groups)).view(np.float32)
-        kept = Kept.of(role, payload, np.any(np.isnan(scale), axis=-1))
+        kept = Kept.of(role, payload, _odd(scale))
         for tile in role.tiles(out.shape[2]):
             here = slice(first + tile.start, first + tile.stop)
             numbers = _restored(levels[here], scale[here], bias[here])
@@ -78,8 +78,17 @@ class Q8Codec(RowwiseCodec):
         """Those whose scales are NaN."""
         shape = (stored, role.layers, _groups(role))
         scale = unpack(payload, f"{role.name}.s", "float32", shape).view(np.float32)
-        odd: Odd = np.any(np.isnan(scale), axis=-1)
-        return odd
+        return _odd(scale)
+
+
+def _odd(scale: Floats) -> Odd:
+    """The layers' rows with a NaN among their scales [rows, layers, groups]; mostly there are none.
+
+    Every part of a payload asks, and to look at each row by itself takes as long as to decode it.
+    """
+    found = np.isnan(scale)
+    odd: Odd = np.any(found, axis=-1) if found.any() else np.zeros(scale.shape[:-1], np.bool_)
+    return odd
 
 
 def _groups(role: Role) -> int:
