@@ -1,14 +1,18 @@
 """What the core alone costs, without a model: decisions of the planner, matches of the lineage,
 operations of the pool and the registry, beside 10, 1,000 and 10,000 idle sessions.
 
-Nothing here may grow with the sessions that are idle. CPU time of this process, microseconds.
+Nothing here may grow with the sessions that are idle. CPU time of this process, microseconds; and
+bytecode instructions, which no neighbour and no cache of the processor changes: where time grows
+and they do not, it is the memory that is further away. `--talking` says how many sessions talk.
 """
 
 import argparse
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 
 from attrs import define
 from recording import parsed, write_results
@@ -32,22 +36,28 @@ SYSTEM = 500  # tokens that all sessions begin with
 TURNS, TURN = 4, 200  # segments of a session after that, and their tokens
 BATCH = 8
 ROUNDS = 5
+COUNTED = 50  # times that something is done to count its instructions
 LONGEST = 20_000  # tokens of a sequence that decodes all the time
 
 
 @define(eq=False)
 class Idle:
-    """`count` sessions that nobody talks to: in the lineage and the registry, some of them hot."""
+    """`count` sessions, in the lineage and the registry, some of them hot; `talking` ones talk."""
 
     count: int
+    talking: int
     lineage: Lineage
     registry: SessionRegistry
     planner: Planner
     prompts: "list[Tokens[int]]"
     chance: random.Random
 
+    def talker(self) -> int:
+        """One of the sessions that talk, which lie anywhere among the others."""
+        return self.chance.randrange(self.talking) * (self.count // self.talking)
 
-def idle(count: int) -> Idle:
+
+def idle(count: int, talking: int) -> Idle:
     """Make them. Every session holds SYSTEM + TURNS * TURN tokens."""
     lineage, registry = Lineage(hash_spec(), least_shared=64), SessionRegistry()
     system = Segment.following(ROOT, None, 0, tokens(range(1, SYSTEM + 1)), SYSTEM)
@@ -55,7 +65,7 @@ def idle(count: int) -> Idle:
     blocks = blocks_for(SYSTEM + TURNS * TURN) * count + BATCH * blocks_for(LONGEST)
     hot = HotTier(BlockPool(blocks))
     planner = Planner(lineage, hot, limits=Limits(batch=BATCH, queue=10**6, reserve=1))
-    made = Idle(count, lineage, registry, planner, [], random.Random(1))
+    made = Idle(count, min(count, talking), lineage, registry, planner, [], random.Random(1))
     for number in range(count):
         _add_session(made, system, number)
     return made
@@ -89,14 +99,14 @@ def _add_session(made: Idle, system: Segment, number: int) -> None:
 def decode_steps(made: Idle, times: int) -> None:
     """Steps of BATCH turns that decode: plan, apply, take the notices."""
     while made.planner.running < BATCH:
-        _turn(made, made.chance.randrange(made.count), max_tokens=100_000)
+        _turn(made, made.talker(), max_tokens=100_000)
     _decode(made.planner, times)
 
 
 def turns(made: Idle, times: int) -> None:
     """Whole turns of one token, of sessions that come back, from the queue to the end."""
     for _ in range(times):
-        _turn(made, made.chance.randrange(made.count), max_tokens=1)
+        _turn(made, made.talker(), max_tokens=1)
         while made.planner.turns:
             _step(made.planner)
 
@@ -104,7 +114,7 @@ def turns(made: Idle, times: int) -> None:
 def matches(made: Idle, times: int) -> None:
     """Matches of a whole conversation of a session, and a touch of its path."""
     for _ in range(times):
-        ids = made.prompts[made.chance.randrange(made.count)]
+        ids = made.prompts[made.talker()]
         found = made.lineage.match(ROOT, ids)
         assert found.length == len(ids)
         made.lineage.touch(found.keys)
@@ -113,7 +123,7 @@ def matches(made: Idle, times: int) -> None:
 def new_segments(made: Idle, times: int) -> None:
     """A new segment on a session, and the eviction of the coldest one of RAM."""
     for number in range(times):
-        ids = made.prompts[made.chance.randrange(made.count)]
+        ids = made.prompts[made.talker()]
         path = made.lineage.match(ROOT, ids)
         new = tokens([60_000 + number % 1000] * 40)
         last = path.steps[-1].segment
@@ -148,7 +158,7 @@ def gives_way(made: Idle, times: int) -> None:
 def recognitions(made: Idle, times: int) -> None:
     """A conversation recognised by what was said, and its session replaced by its successor."""
     for _ in range(times):
-        number = made.chance.randrange(made.count)
+        number = made.talker()
         known = made.registry.get(SessionKey("default", ROOT, f"agent{number}"))
         assert known is not None
         assert made.registry.recognise("default", (ROOT,), known.spans) is known  # type: ignore[arg-type]
@@ -158,7 +168,7 @@ def recognitions(made: Idle, times: int) -> None:
 def waiting_steps(made: Idle, times: int) -> None:
     """Steps of BATCH turns that decode, while as many turns wait as there are idle sessions."""
     while made.planner.running < BATCH:
-        _turn(made, made.chance.randrange(made.count), max_tokens=100_000)
+        _turn(made, made.talker(), max_tokens=100_000)
     while made.planner.waiting < made.count:
         _turn(made, made.planner.waiting, max_tokens=1, place=False)
     _decode(made.planner, times)
@@ -213,16 +223,35 @@ MEASURED: tuple[tuple[str, Callable[[Idle, int], None], int], ...] = (
 )
 
 
-def measured(count: int, only: str) -> dict[str, float]:
-    """Microseconds of each, the median of ROUNDS, beside `count` idle sessions."""
-    found = {}
+def measured(count: int, talking: int, only: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds of each, the median of ROUNDS, beside `count` sessions; and its instructions."""
+    seconds, instructions = {}, {}
     for name, work, times in MEASURED:
         if only not in name:
             continue
-        made = idle(count)
+        made = idle(count, talking)
         work(made, max(1, times // 10))
-        found[name] = statistics.median(_seconds(made, work, times) for _ in range(ROUNDS)) * 1e6
-    return found
+        seconds[name] = statistics.median(_seconds(made, work, times) for _ in range(ROUNDS)) * 1e6
+        instructions[name] = _instructions(made, work)
+    return seconds, instructions
+
+
+def _instructions(made: Idle, work: Callable[[Idle, int], None]) -> float:
+    """Bytecode instructions that are run for it once."""
+    count = 0
+
+    def traced(frame: FrameType, event: str, _argument: object) -> Callable[..., object]:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return traced
+
+    sys.settrace(traced)
+    try:
+        work(made, COUNTED)
+    finally:
+        sys.settrace(None)
+    return count / COUNTED
 
 
 def _seconds(made: Idle, work: Callable[[Idle, int], None], times: int) -> float:
@@ -231,15 +260,15 @@ def _seconds(made: Idle, work: Callable[[Idle, int], None], times: int) -> float
     return (time.process_time() - began) / times
 
 
-def table(found: dict[int, dict[str, float]]) -> str:
-    """Microseconds by sessions, what is done in a second beside the most, and how it grows."""
+def table(found: dict[int, dict[str, float]], what: str = "microseconds") -> str:
+    """`what` by sessions, and how it grows."""
     fewest, most = min(found), max(found)
     head = "".join(f"{count:>12,}" for count in found)
-    lines = [f"{'microseconds beside idle sessions':50}{head}{'a second':>12}{'growth':>9}"]
+    lines = [f"{what + ' beside idle sessions':50}{head}{'growth':>9}"]
     for name in found[most]:
         row = "".join(f"{found[count][name]:12.1f}" for count in found)
         growth = found[most][name] / found[fewest][name]
-        lines.append(f"{name:50}{row}{1e6 / found[most][name]:12,.0f}{growth:8.2f}x")
+        lines.append(f"{name:50}{row}{growth:8.2f}x")
     return "\n".join(lines)
 
 
@@ -248,12 +277,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--sessions", type=int, nargs="+", default=[10, 1_000, 10_000])
     parser.add_argument("--only", default="", help="part of the name of what is to be measured")
+    parser.add_argument("--talking", type=int, default=10, help="how many of the sessions talk")
     options = parsed(parser, sessions=[10, 100])
-    found = {count: measured(count, options.only) for count in options.sessions}
+    both = {one: measured(one, options.talking, options.only) for one in options.sessions}
+    found = {count: seconds for count, (seconds, _) in both.items()}
+    counted = {count: instructions for count, (_, instructions) in both.items()}
     if not options.only:
-        results = {"microseconds": {str(count): one for count, one in found.items()}}
+        results = {
+            "microseconds": {str(count): one for count, one in found.items()},
+            "instructions": {str(count): one for count, one in counted.items()},
+            "talking": options.talking,
+        }
         write_results("core", results, options.quick)
     print(table(found))
+    print()
+    print(table(counted, "bytecode instructions"))
 
 
 if __name__ == "__main__":

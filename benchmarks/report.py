@@ -84,7 +84,8 @@ SECTIONS = (
     Section(
         "core",
         "Planner, lineage, pool and registry alone",
-        "Microseconds of CPU beside so many idle sessions, how often in a second, and the growth.",
+        "Microseconds of CPU beside so many idle sessions and ten that talk, how often a second, "
+        "the growth, and that of bytecode instructions: where only time grows, memory is far.",
         core,
         {"core": report_plots.growth},
     ),

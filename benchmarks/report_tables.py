@@ -88,14 +88,16 @@ def batching(found: Found) -> Iterator[str]:
 
 
 def core(found: Found) -> Iterator[str]:
-    """Microseconds by idle sessions, in a second, growth."""
-    sessions = found["microseconds"]
+    """Microseconds by idle sessions, in a second, growth of these and of the instructions."""
+    sessions, counted = found["microseconds"], found.get("instructions")
     fewest, most = min(sessions, key=int), max(sessions, key=int)
     rows = {}
     for name, last in sessions[most].items():
         row: dict[str, object] = {f"{int(n):,}": round(one[name], 1) for n, one in sessions.items()}
         row["a second"] = int(1e6 / last)
         row["growth"] = f"{last / sessions[fewest][name]:.2f}×"
+        if counted:
+            row["of instructions"] = f"{counted[most][name] / counted[fewest][name]:.2f}×"
         rows[name] = row
     yield from table("idle sessions", rows)
 

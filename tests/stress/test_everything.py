@@ -12,6 +12,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from agentcache import compactor
 from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.domain import compaction
@@ -56,6 +57,11 @@ worlds = st.builds(
 )
 
 
+def a_merge_fits(message: str, *of_what: object) -> None:
+    """What was about to be merged was just looked at: that it cannot be replaced is a bug."""
+    raise AssertionError(message % of_what)
+
+
 @define(eq=False)
 class Client:
     """An agent, and the turn that it waits for."""
@@ -89,6 +95,7 @@ class Everything(RuleBasedStateMachine):
         self.patch.setattr(compaction, "SMALL_AT_ONCE", 2)  # conversations are short
         self.patch.setattr(compaction, "MOST_SMALL", 2)
         self.patch.setattr(compaction, "CHECKPOINTS_AT_ONCE", 2)
+        self.patch.setattr(compactor.log, "exception", a_merge_fits)
 
     @initialize(world=worlds, warm=st.sampled_from([0, 8_000, ROOM]))
     def open(self, world: World, warm: int) -> None:
