@@ -183,6 +183,22 @@ def test_live_windows_and_states_take_what_the_spec_says_however_long_it_gets(dt
     assert live.nbytes < 800 * row / 3
 
 
+@pytest.mark.parametrize("in_buffers", [True, False], ids=["numpy buffers", "mlx arrays"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_window_of_1024_keeps_no_8192_rows(chunked: bool, in_buffers: bool) -> None:
+    """Neither live, nor in the segment that is written of them."""
+    window = LayerSpec(LayerKind.WINDOW, 2, 64, 64, 1024)
+    adapter = _adapter(CacheSpec((window,), "float32"), chunked, in_buffers)
+    live, written = adapter.empty(9000), Written(adapter, np.random.default_rng(1))
+    for _ in range(16):
+        written.run(live, 512)
+    assert live.length == 8192
+    row = window.row_items * ITEM_BYTES["float32"]
+    assert live.nbytes == (1024 + 256) * row
+    payload = codec("native").encode(adapter.spec, live.rows(0, 8192))
+    assert payload.nbytes == 1024 * row
+
+
 def test_caches_that_a_model_filled_are_described_as_what_they_are() -> None:
     adapter = _adapter(CacheSpec((LayerSpec.full(2, 40, 80),), "bfloat16"), False, False)
     cache = adapter.empty(8)
