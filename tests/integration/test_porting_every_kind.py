@@ -14,6 +14,7 @@ from agentcache.adapters.disk.portable import PortableTars
 from agentcache.assembly import Assembly
 from agentcache.conductor import Conductor
 from agentcache.porting import Porter
+from agentcache.roots import Codecs
 from agentcache.testing.driving import GREEDY
 from tests.shape_world import ShapeWorld
 from tests.talks import Talk
@@ -36,7 +37,7 @@ class CodedWorld(ShapeWorld):
     coded: str = field(kw_only=True)
 
     def assembly(self) -> Assembly:
-        return evolve(super().assembly(), codec=codec(self.coded))
+        return evolve(super().assembly(), codecs=Codecs(codec(self.coded), {}))
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
