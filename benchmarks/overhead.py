@@ -30,7 +30,7 @@ CLIENT = """
 import http.client, json, sys, threading
 host, dialect, model, streams, tokens = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 def talk(number):
-    said = [{"role": "user", "content": f"I am number {number}. Count as far as you can."}]
+    said = [{"role": "user", "content": f"Write a long story about dragon number {number}."}]
     path, asked = {
         "chat": ("chat/completions", {"messages": said, "max_tokens": tokens}),
         "responses": ("responses", {"input": said, "max_output_tokens": tokens}),
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--step", type=float, default=0.02, help="seconds that a step takes")
     parser.add_argument("--alone", type=int, default=3000, help="tokens without the edge")
-    parser.add_argument("--model-tokens", type=int, default=60, help="0: not the default model")
+    parser.add_argument("--model-tokens", type=int, default=150, help="0: not the default model")
     small = {"streams": [2], "tokens": 30, "rounds": 1, "step": 0.001, "alone": 100}
     options = parsed(parser, **small, model_tokens=0)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

@@ -145,9 +145,9 @@ class Serving:
 
     async def cost(self, client: str, *words: object) -> float:
         """Seconds of CPU a token until the program `client`, in a process of its own, is done."""
-        began, before = self.cpu(), self._sampled()
         told = (sys.executable, "-c", client, self.host, *map(str, words))
         process = await asyncio.create_subprocess_exec(*told)
+        began, before = self.cpu(), self._sampled()  # what it takes to start a client is not ours
         if await process.wait():
             raise RuntimeError("the client failed")
         return (self.cpu() - began) / (self._sampled() - before)
