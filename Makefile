@@ -13,7 +13,7 @@ PACKAGE_FLOOR := 85
 CORE_FLOOR := 95
 CORE := src/agentcache/domain/* $(wildcard src/agentcache/service.py src/agentcache/loop.py)
 
-.PHONY: help setup demo serve test stress soak lint types fmt bench bench-quick bench-core bench-resume bench-dropin bench-memory bench-compaction bench-shapes fidelity constraints
+.PHONY: help setup demo serve test stress soak lint types fmt bench bench-quick bench-core bench-resume bench-dropin bench-memory bench-compaction bench-canary bench-shapes fidelity constraints
 
 help:
 	@echo "setup         make $(VENV) with everything, pinned"
@@ -33,6 +33,7 @@ help:
 	@echo "bench-memory  what an agent takes in RAM and on disk, by codec"
 	@echo "bench-compaction  restoring 200 turns: as a chain, merged, as one turn"
 	@echo "bench-shapes  what it costs to come back, by kind of cache; writes docs/shapes.md"
+	@echo "bench-canary  what it costs a resume to compare it with what was said before"
 	@echo "bench-swap    another model in place of the one that is served, against loading it anew"
 	@echo "fidelity      what each codec costs in quality; writes docs/fidelity.md"
 	@echo "constraints   pin the newest releases into constraints.txt"
@@ -120,6 +121,9 @@ bench-shapes: $(STAMP)
 
 bench-restore: $(STAMP)
 	$(BIN)/python benchmarks/restore.py
+
+bench-canary: $(STAMP)
+	$(BIN)/python benchmarks/canary.py
 
 bench-swap: $(STAMP)
 	$(BIN)/python benchmarks/swap.py

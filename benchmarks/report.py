@@ -56,6 +56,13 @@ SECTIONS = (
         stages,
     ),
     Section(
+        "canary",
+        "The canary",
+        "What it costs a resume to run its last tokens again, and to compare what they say with "
+        "what they said before. Medians of rounds by turns; CPU time is that of the process.",
+        figures,
+    ),
+    Section(
         "batching",
         "Agents that talk at once",
         "Agents of equal length, and one long agent beside short ones: all of them new, then "

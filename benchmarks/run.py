@@ -21,6 +21,7 @@ BENCHMARKS = (
     "memory",
     "swap",
     "restore",
+    "canary",
     "stalls",
     "dropin",
     "resume",

@@ -96,6 +96,7 @@ class World:
     idle_ttl: float | None = None
     least_shared: int = 1  # its conversations are short
     steady: bool = False
+    canary: bool = False  # codecs are lossless here, so it agrees to the last bit
     disk: Disk = field(factory=Disk)
     clock: ManualClock = field(factory=ManualClock)
     telemetry: RecordingTelemetry = field(factory=RecordingTelemetry)
@@ -136,6 +137,7 @@ class World:
             least_shared=self.least_shared,
             free_bytes=lambda: self.free - self.disk.nbytes(),
             idle_ttl=self.idle_ttl,
+            canary=self.canary,
         )
 
     def open(self) -> None:

@@ -7,6 +7,8 @@ from attrs import evolve, frozen
 
 from agentcache.conductor import Conductor
 from agentcache.disk_room import DiskRoom, boundless
+from agentcache.domain.canaries import Canaries
+from agentcache.domain.canary import tolerance
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits
@@ -77,6 +79,7 @@ class Assembly:
     free_bytes: Callable[[], int] = boundless
     idle_ttl: float | None = None
     open_grammars: Callable[[Tokenizer, ModelCard], Grammars] | None = None
+    canary: bool = False
 
     def __call__(self, post: Post) -> Conductor:
         """Open the home, load the model, take in what is remembered.
@@ -108,9 +111,10 @@ class Assembly:
     def _conductor(
         self, engine: Engine, tokenizer: Tokenizer, keeper: Keeper, salt: bytes, post: Post
     ) -> Conductor:
+        roots = Roots(engine.card, salt, self.codecs)
         return Conductor(
             engine=engine,
-            planner=self._planner(engine.card, keeper.lineage),
+            planner=self._planner(roots, keeper.lineage),
             keeper=keeper,
             fetcher=Fetcher(engine.card.spec, self.segments),
             tokenizer=tokenizer,
@@ -118,7 +122,7 @@ class Assembly:
             clock=self.clock,
             telemetry=self.telemetry,
             post=post,
-            roots=Roots(engine.card, salt, self.codecs),
+            roots=roots,
             durable=self.durable,
             idle_ttl=self.idle_ttl,
             grammars=self.open_grammars and self.open_grammars(tokenizer, engine.card),
@@ -130,14 +134,21 @@ class Assembly:
         room = DiskRoom(tiers, self.budgets.disk, self.budgets.disk_floor, self.free_bytes)
         return Keeper(spec, tiers, room)
 
-    def _planner(self, card: ModelCard, lineage: Lineage) -> Planner:
+    def _planner(self, roots: Roots, lineage: Lineage) -> Planner:
+        card = roots.card
         hot = HotTier(BlockPool(self.budgets.blocks(card.spec)), price(card.spec))
         limits = evolve(
             self.limits,
             in_flight=card.in_flight,
             context=min(card.context, self.limits.context),
         )
-        return Planner(lineage, hot, card.ends, limits)
+        return Planner(lineage, hot, card.ends, limits, Canaries(self._tolerance(roots)))
+
+    def _tolerance(self, roots: Roots) -> Callable[[bytes], float | None]:
+        """How far rows of a root may be from what they were; None where nobody looks."""
+        if not self.canary:
+            return lambda _root: None
+        return lambda root: tolerance(roots.codec_name(root), roots.card.spec.dtype)
 
 
 def price(spec: CacheSpec) -> Callable[[int], int]:

@@ -10,9 +10,22 @@ from functools import partial
 from attrs import define, evolve, field
 
 from agentcache.compactor import Compactor
-from agentcache.domain.errors import AgentCacheError, TurnCancelled, Unavailable
+from agentcache.domain.errors import (
+    AgentCacheError,
+    SegmentCorrupt,
+    TurnCancelled,
+    Unavailable,
+)
 from agentcache.domain.events import Ended
-from agentcache.domain.notices import Notice, Placed, Preempted, Refused, Stuck, Token
+from agentcache.domain.notices import (
+    Compared,
+    Notice,
+    Placed,
+    Preempted,
+    Refused,
+    Stuck,
+    Token,
+)
 from agentcache.domain.path import Match
 from agentcache.domain.plan import (
     Park,
@@ -26,6 +39,7 @@ from agentcache.domain.request import Finish, Tier, TurnRequest
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import Span, concatenated
 from agentcache.domain.tokens import common_prefix
+from agentcache.domain.trace import Trace
 from agentcache.domain.turn import Turn
 from agentcache.expiry import Expiry
 from agentcache.fetcher import Fetched, Fetcher
@@ -43,6 +57,7 @@ from agentcache.steps import Steps, said_of
 from agentcache.succession import on_a_fork, session_key, successor
 
 log = logging.getLogger(__name__)
+_DOUBT = "restored with the others of its path, it does not say what it said before"
 
 
 @define(eq=False)
@@ -235,6 +250,7 @@ class Conductor:
             self.keeper.write(path, None)
             return
         turn = self.planner.turns[park.turn]
+        trace = self._trace(turn, park.sequence, path)
         speech = self._speeches.pop(park.turn)
         spans = self._spans.pop(park.turn, None) or _prefilled(turn)
         ended = _ended(turn, speech)
@@ -252,7 +268,9 @@ class Conductor:
         left = None if before else self._leaves(request, key)
         before = before or (left and evolve(left, key=key))
         now, answer = self.clock.wall(), speech.text if speech.sampled else None
-        session = successor(key, before, request, spans, path.cursor, now, answer, turn.cached)
+        session = successor(
+            key, before, request, spans, path.cursor, now, answer, turn.cached, trace
+        )
         self.planner.parked(turn.number, key, self.clock.monotonic())
         tell = partial(speech.emit, ended)
         self.keeper.write(
@@ -276,6 +294,11 @@ class Conductor:
         except Exception:
             log.exception("the rows of sequence %d could not be kept", park.sequence)
             return self.keeper.lineage.match(park.root, park.ids)
+
+    def _trace(self, turn: Turn, sequence: int, path: Match) -> Trace | None:
+        """What the last rows of the path said, if that is to be compared one day."""
+        tops = self.engine.likeliest(sequence, path.length) if turn.traced else ()
+        return Trace(path.length, tops) if tops else None
 
     def _count(self, finish: Finish, speech: Speech) -> None:
         first = None if speech.first_at is None else speech.first_at - speech.arrived
@@ -320,8 +343,14 @@ class Conductor:
                 "turn %s: nothing more fits its grammar", self.planner.turns[notice.turn].request.id
             )
             self._close(notice.turn)
+        elif isinstance(notice, Compared):
+            self._compared(notice)
         else:
             self._say(notice, now)
+
+    def _compared(self, notice: Compared) -> None:
+        self.telemetry.compared(agreed=not notice.doubted)
+        self.keeper.tiers.discard((one, SegmentCorrupt(one.key, _DOUBT)) for one in notice.doubted)
 
     def _say(self, notice: Token, now: float) -> None:
         turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]

@@ -157,6 +157,7 @@ class Container(containers.DeclarativeContainer):
         free_bytes=home.provided.free_bytes,
         idle_ttl=settings.provided.idle_ttl,
         open_grammars=providers.Object(open_grammars),
+        canary=settings.provided.canary,
     )
     loop = providers.Singleton(EngineLoop, assembly, clock, telemetry)
     shelf = providers.Singleton(

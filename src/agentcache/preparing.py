@@ -97,6 +97,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
         stop=ask.stop,
         session=_heir(identity, root, known),
         cursor=known.cursor if known and known.key.root == root else None,
+        trace=known.trace if known and known.key.root == root else None,
         expected=_expected(prompt, known),
         deadline=deadline,
         store=ask.store,

@@ -292,6 +292,12 @@ class Settings:
         default=True,
         metadata=_help("Use the faster kernels for Linux without a GPU, where they apply."),
     )
+    canary: bool = field(
+        default=True,
+        metadata=_help(
+            "Compare what a restored agent says with what it said before the restart, once each."
+        ),
+    )
     context: int | None = field(
         factory=_unset,
         validator=_COUNT,

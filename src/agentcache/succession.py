@@ -10,6 +10,7 @@ from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import MAX_AGENT_NAME, Identity, TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey
 from agentcache.domain.spans import RenderedSpan, Span, matching_spans
+from agentcache.domain.trace import Trace
 
 NAMELESS = "~"  # how the names of sessions begin that nobody named
 FORK_DIGITS = 8
@@ -63,11 +64,12 @@ def successor(
     now: float,
     answer: str | None = None,
     cached: int = 0,
+    trace: Trace | None = None,
 ) -> Session:
     """The session `key` after the turn; `now` is in wall-clock seconds.
 
     `answer` is the text as it was told; None for a turn that was asked for no answer. `cached` of
-    the prompt's tokens were not computed again.
+    the prompt's tokens were not computed again. `trace` is what the last rows said.
     """
     base = before or Session(key, created=now, parent=request.parent)
     messages = request.messages
@@ -75,7 +77,7 @@ def successor(
         said = request.reading.message(answer)
         messages += (said if request.findable else evolve(said, turn=None),)
     digest = request.prompt.tools_digest
-    after = base.succeeded(spans, cursor, digest, now, messages, request.tools)
+    after = base.succeeded(spans, cursor, digest, now, messages, request.tools, trace)
     return evolve(after, usage=base.usage.plus(len(request.prompt), cached))
 
 
@@ -92,6 +94,7 @@ def forked(session: Session, name: str, now: float) -> Session:
         used=now,
         messages=session.messages,
         tools=session.tools,
+        trace=session.trace,
     )
 
 
@@ -101,7 +104,8 @@ def rewound(
     """The session with only so many of its messages and spans left."""
     kept = session.messages[:messages]
     digest, tools = session.tools_digest, session.tools
-    return session.succeeded(session.spans[:spans], cursor, digest, now, kept, tools)
+    spans_kept, trace = session.spans[:spans], session.trace
+    return session.succeeded(spans_kept, cursor, digest, now, kept, tools, trace)
 
 
 def stepped_back(path: Match, row: int) -> Cursor | None:

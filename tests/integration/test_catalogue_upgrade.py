@@ -9,11 +9,12 @@ import pytest
 from attrs import evolve
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
-from agentcache.adapters.disk.schema import VERSION
+from agentcache.adapters.disk.schema import UPGRADES, VERSION
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import HomeError
 from agentcache.domain.session import Session
 from agentcache.domain.spans import SpanKind
+from agentcache.domain.trace import Trace
 from agentcache.ports.session_store import Commit
 from tests.limits import file_size_limit
 
@@ -42,13 +43,14 @@ def test_all_that_a_catalogue_of_version_1_holds_is_there(path: Path) -> None:
     assert [span.ids.tolist() for span in ada.spans] == [[1], [2, 3], [4], [5]]
     assert ada.spans[1].kind is SpanKind.CONTENT
     assert (bob.name, bob.parent, bob.cursor and bob.cursor.row) == ("bob", "ada", 3)
-    assert (ada.messages, ada.tools, ada.expires) == ((), "", None)
+    assert (ada.messages, ada.tools, ada.expires, ada.trace) == ((), "", None, None)
 
 
 def test_it_takes_what_only_the_newer_version_knows(path: Path) -> None:
     with closing(SqliteSessionStore.open(path)) as store:
         ada, bob = store.load().sessions
         after = evolve(ada, messages=(Message("user", "hi"),), tools="[]", expires=9.0)
+        after = evolve(after, trace=Trace(5, (((1, -0.5), (2, -2.0)),)))
         store.commit(Commit(put=(after,)))
     assert version_of(path) == VERSION
     with closing(SqliteSessionStore.open(path)) as store:
@@ -81,6 +83,25 @@ def test_an_upgrade_that_breaks_half_way_leaves_it_as_it_was(
             SqliteSessionStore.open(path)
     assert version_of(path) == 1
     assert len(sessions_of(path)) == 2
+
+
+def test_a_catalogue_of_version_2_is_taken_a_step_further(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        for statement in UPGRADES[2]:
+            db.execute(statement)
+        db.execute("PRAGMA user_version = 2")
+        db.commit()
+    ada, bob = sessions_of(path)
+    assert (ada.name, bob.name, ada.trace, version_of(path)) == ("ada", "bob", None, VERSION)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 9, b"\0" * 9, b"\0" * 400, b"text"])
+def test_a_trace_that_is_none_is_no_trace_and_hurts_nobody(path: Path, damage: bytes) -> None:
+    before = sessions_of(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE session SET trace = ?", (damage,))
+        db.commit()
+    assert sessions_of(path) == before
 
 
 def sessions_of(path: Path) -> tuple[Session, ...]:

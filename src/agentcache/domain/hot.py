@@ -2,12 +2,13 @@
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from attrs import define, field
 
 from agentcache.domain.errors import IntegrityError
 from agentcache.domain.pool import BLOCK_TOKENS, BlockPool, blocks_for
+from agentcache.domain.segment import Segment
 from agentcache.domain.session import SessionKey
 from agentcache.domain.tokens import Tokens
 from agentcache.domain.turn import Sequence
@@ -97,6 +98,16 @@ class HotTier:
         self._resting[sequence.number] = sequence
         self._resting_blocks += self.pool.held(sequence.number)
 
+    def doubt(self, segments: Iterable[Segment]) -> None:
+        """Sequences that were restored from these are of no use to anybody else: those at rest are
+        forgotten, of those that run nothing more is kept.
+        """
+        keys = {one.key for one in segments}
+        for sequence in [one for one in self if one.sources & keys]:
+            sequence.sound = False
+            if sequence.number in self._resting:
+                self.drop(sequence)
+
     def drop(self, sequence: Sequence) -> None:
         """Forget `sequence` and take its blocks back."""
         del self._live[sequence.number]
@@ -136,6 +147,11 @@ class HotTier:
             raise IntegrityError("a sequence rests where nobody finds it")
         if any(one.owner != owner for owner, one in self._by_owner.items()):
             raise IntegrityError("a sequence is filed under a session that does not own it")
+
+    def check_awake(self, numbers: Collection[int]) -> None:
+        """Raise IntegrityError unless these sequences, and no others, are live and not at rest."""
+        if sorted(numbers) != sorted(self._live.keys() - self._resting.keys()):
+            raise IntegrityError("turns and live sequences are not paired")
 
     def _make_room(self, blocks: int, sparing: Sequence | None) -> bool:
         rests = sparing is not None and sparing.number in self._resting

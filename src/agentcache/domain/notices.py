@@ -6,6 +6,7 @@ from attrs.validators import ge, gt
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted
 from agentcache.domain.logprobs import Logprobs
+from agentcache.domain.segment import Segment
 
 
 @frozen
@@ -67,4 +68,12 @@ class Stuck:
     turn: int
 
 
-Notice = Token | Stuck | Placed | Refused | Preempted
+@frozen
+class Compared:
+    """The rows restored for `turn` said what they said before; else `doubted` cannot be used."""
+
+    turn: int
+    doubted: tuple[Segment, ...] = ()
+
+
+Notice = Token | Stuck | Placed | Refused | Preempted | Compared

@@ -27,5 +27,7 @@ def park_to(turn: Turn, stop: int, ending: int | None = None) -> Park:
 
 
 def is_exportable(sequence: Sequence, spec: CacheSpec) -> bool:
-    """Whether the engine can give `sequence` out as it is at its last row."""
-    return sequence.exact or spec.interior_restorable
+    """Whether the rows of `sequence` are worth keeping, and the engine can give them out as they
+    are at the last one.
+    """
+    return sequence.sound and (sequence.exact or spec.interior_restorable)

@@ -99,6 +99,7 @@ def _begin(turn: Turn, match: Match, capacity: int, hot: HotTier, lineage: Linea
         lineage.hold(keys)
         lineage.touch(match.keys)
         turn.leased, turn.state = keys, TurnState.FETCHING
+        sequence.sources = frozenset(keys)
         warm = all(lineage.resides(key, Tier.WARM) for key in keys)
         turn.tier = Tier.WARM if warm else Tier.COLD
     return Start(turn.number, sequence.number, sequence.capacity, steps, match.restore)

@@ -10,12 +10,24 @@ from agentcache.domain.tokens import Tokens, tokens
 
 
 @frozen
+class Again:
+    """Tokens whose rows are there, and are run again: `ids` are the last ones before a chunk.
+
+    Of each position it is `asked` how likely some tokens are after it.
+    """
+
+    ids: "Tokens[int]" = field(eq=False)
+    asked: tuple[tuple[int, ...], ...] = ()
+
+
+@frozen
 class PrefillChunk:
     """Run `ids` as the positions from `start` on, in one forward of this sequence alone.
 
     With `sampling`, this is the last chunk of the prompt: sample the first token after it, and
     every later one, with these parameters, and kept to what `guide` allows. The last tokens of the
-    prompt, `said`, were sampled so before.
+    prompt, `said`, were sampled so before. With `again`, the tokens before `start` run in the same
+    forward; their rows stay as they are. A `traced` sequence remembers what `likeliest` tells.
     """
 
     sequence: int
@@ -24,6 +36,8 @@ class PrefillChunk:
     sampling: Sampling | None = None
     guide: Guide | None = field(default=None, eq=False)
     said: "Tokens[int]" = field(factory=tokens, eq=False)
+    again: Again | None = None
+    traced: bool = False
 
 
 @frozen
@@ -59,6 +73,17 @@ class SequenceFailed:
     stuck: bool = False
 
 
+Found = tuple[tuple[float, ...], ...]
+
+
+@frozen
+class Retold:
+    """The log-probabilities that were asked for by the `again` of a chunk of `sequence`."""
+
+    sequence: int
+    found: Found
+
+
 @frozen
 class StepResult:
     """What came of the step `number`. `forwarded` is how many tokens were passed to the model."""
@@ -67,6 +92,7 @@ class StepResult:
     sampled: tuple[Sampled, ...] = ()
     failed: tuple[SequenceFailed, ...] = ()
     forwarded: int = 0
+    retold: tuple[Retold, ...] = ()
 
 
 @frozen

@@ -9,6 +9,7 @@ from collections import deque
 
 from attrs import define, field
 
+from agentcache.domain.canaries import Canaries
 from agentcache.domain.errors import (
     AgentCacheError,
     IntegrityError,
@@ -17,7 +18,6 @@ from agentcache.domain.errors import (
     PromptTooLong,
     TurnCancelled,
 )
-from agentcache.domain.events import Admitted
 from agentcache.domain.growing import enlarge, is_full, youngest_alive
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
@@ -26,6 +26,7 @@ from agentcache.domain.pacing import Pace
 from agentcache.domain.parking import due_park, is_exportable, park_to
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
+    Found,
     Grow,
     Park,
     Plan,
@@ -36,10 +37,10 @@ from agentcache.domain.plan import (
     StepPlan,
     StepResult,
 )
-from agentcache.domain.request import Finish, Identity, Miss, Prompt, TurnRequest
+from agentcache.domain.request import Finish, Identity, Miss, TurnRequest
 from agentcache.domain.session import SessionKey
 from agentcache.domain.stepping import next_step, rows_of
-from agentcache.domain.turn import Turn, TurnState
+from agentcache.domain.turn import Turn, TurnState, marks_of
 from agentcache.domain.waiting import AgentOrder, TurnQueue
 
 CLIENT_LEFT = TurnCancelled()
@@ -57,6 +58,7 @@ class Planner:
     hot: HotTier
     ends: frozenset[int] = frozenset()
     limits: Limits = field(factory=Limits)
+    canaries: Canaries = field(factory=Canaries)
     turns: dict[int, Turn] = field(factory=dict, init=False)
     pace: Pace = field(init=False)
     _queue: TurnQueue = field(factory=TurnQueue, init=False)
@@ -106,8 +108,9 @@ class Planner:
         self._numbers += 1
         wanted = most if request.max_tokens is None else request.max_tokens
         room = min(wanted, most - length)
-        marks = self._marks(request.prompt)
+        marks = marks_of(request.prompt, self.lineage.spec)
         turn = Turn(self._numbers, request, now, room, marks, miss=request.prompt.miss)
+        turn.traced = self.canaries.traces(request, self.lineage.spec)
         self.turns[turn.number] = turn
         self._agents.add(turn)
         self._wait(turn)
@@ -139,6 +142,7 @@ class Planner:
         turn = self._running[number]
         self.lineage.release(turn.leased)
         turn.leased = ()
+        turn.canary = None
         self._end(turn, Finish.FAILED, problem)
 
     def apply(self, result: StepResult, seconds: float | None = None) -> None:
@@ -150,10 +154,13 @@ class Planner:
             self.pace.learn(prefilled, len(plan.decode), seconds)
         failed = {one.sequence: one for one in result.failed}
         sampled = {one.sequence: one for one in result.sampled}
+        retold = {one.sequence: one.found for one in result.retold}
         turns = {turn.live.number: turn for turn in self._running.values()}
         for number, count in rows_of(plan).items():
             turn = turns[number]
             turn.live.flying -= 1
+            if turn.canary is not None and not self._compare(turn, retold.get(number)):
+                continue
             if number in failed and turn.finish is None:
                 self._fail(turn, failed[number])
             if number in failed or turn.finish is Finish.FAILED:
@@ -185,6 +192,7 @@ class Planner:
         elif turn.state is TurnState.FETCHING:
             turn.finish = Finish.CANCELLED
         else:
+            self._admit(turn)
             self._end(turn, Finish.CANCELLED)
 
     def parked(self, number: int, owner: SessionKey | None, now: float) -> None:
@@ -237,10 +245,7 @@ class Planner:
             raise IntegrityError("a turn is neither waiting nor running")
         if len(self._queue) + len(self._running) != len(self.turns):
             raise IntegrityError("a turn is waiting and running")
-        places = {turn.live.number for turn in self._running.values()}
-        awake = {one.number for one in self.hot if self.hot.resting(one.owner) is not one}
-        if places != awake or len(places) != len(self._running):
-            raise IntegrityError("turns and live sequences are not paired")
+        self.hot.check_awake([turn.live.number for turn in self._running.values()])
         uses = [number for plan in self._flying for number in rows_of(plan)]
         if any(one.flying != uses.count(one.number) for one in self.hot):
             raise IntegrityError("a sequence counts its uncollected steps wrongly")
@@ -254,16 +259,31 @@ class Planner:
         self._stirred = True  # nobody waits for rows that are restored
         if turn.is_prefilled:
             self._end(turn, Finish.LENGTH)
+        if turn.canary is None:
+            self._admit(turn)
+
+    def _admit(self, turn: Turn) -> None:
         if turn.admitted:
             return
-        turn.cached = turn.restored
-        if turn.miss is Miss.NONE and turn.cached < min(turn.request.expected, len(turn.ids) - 1):
-            turn.miss = Miss.EVICTED
-        turn.admitted = True
-        identity = turn.request.identity
-        agent = identity.name if identity.exclusive else None
-        admitted = Admitted(len(turn.request.prompt), turn.cached, turn.tier, turn.miss, agent)
-        self._notices.append(Placed(turn.number, admitted))
+        self._notices.append(Placed(turn.number, turn.admit()))
+
+    def _compare(self, turn: Turn, found: Found | None) -> bool:
+        """Whether `turn` goes on: not if what was restored for it says something else than before.
+
+        Where nothing was `found` out the turn has failed, which its result tells.
+        """
+        compared = self.canaries.compare(turn, found)
+        if compared is not None:
+            self._notices.append(compared)
+        if compared is None or not compared.doubted:
+            self._admit(turn)
+            return True
+        self.hot.doubt(compared.doubted)
+        if turn.finish is None:
+            turn.miss = Miss.CORRUPT
+            self._withdraw(turn)
+            self._wait(turn)
+        return False
 
     def _take(self, turn: Turn, sampled: Sampled) -> None:
         token, end = sampled.token, sampled.token in self.ends
@@ -314,16 +334,9 @@ class Planner:
     def _withdraw(self, turn: Turn) -> None:
         self.hot.drop(turn.live)
         del self._running[turn.number]
+        turn.canary = None
         turn.sequence, turn.state, turn.asked = None, TurnState.QUEUED, len(turn.sampled)
         turn.returned = True
-
-    def _marks(self, prompt: Prompt) -> tuple[int, ...]:
-        """What agents share ends there; and where a sequence can continue only at the end of a
-        segment, what the next prompt will have in common with this one.
-        """
-        if self.lineage.spec.interior_restorable:
-            return (prompt.shared,)
-        return tuple(sorted((prompt.shared, prompt.body)))
 
     def _expire(self, now: float) -> None:
         for turn in self._queue.take_late(now):
@@ -355,6 +368,7 @@ class Planner:
             self._running[turn.number] = turn
             turn.placed_at = now
             if isinstance(found, Start):
+                turn.canary = self.canaries.begin(turn, found.steps, self.lineage)
                 starts.append(found)
             else:
                 resizes.append(found)

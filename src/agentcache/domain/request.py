@@ -14,6 +14,7 @@ from agentcache.domain.guide import Guide
 from agentcache.domain.session import DEFAULT_TENANT, Cursor, SessionKey
 from agentcache.domain.spans import Span
 from agentcache.domain.tokens import Tokens
+from agentcache.domain.trace import Trace
 
 MAX_AGENT_NAME = 256
 MAX_PRIORITY = 10
@@ -152,10 +153,11 @@ class TurnRequest:
     """One turn, ready to be queued.
 
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
-    on from, if one is known, and `cursor` where that stands. `deadline` is when it is refused if it
-    still waits, in seconds of the monotonic clock. `expected` is how many of its tokens the
-    session's rows should cover. With `store` false it uses what is there and leaves nothing behind;
-    unless it is `findable`, its answer is remembered, but not found by the turn's id.
+    on from, if one is known, `cursor` where that stands, and `trace` what its last rows said.
+    `deadline` is when it is refused if it still waits, in seconds of the monotonic clock.
+    `expected` is how many of its tokens the session's rows should cover. With `store` false it uses
+    what is there and leaves nothing behind; unless it is `findable`, its answer is remembered, but
+    not found by the turn's id.
     With `max_tokens` 0 its prompt is computed and kept, and nothing is said. Of one tenant's turns
     those of higher `priority` go first. `guide` keeps the answer to a grammar, `reading` says how
     it is read. While another turn of an exclusive agent is not over, the turn waits for it, or
@@ -175,6 +177,7 @@ class TurnRequest:
     stop: tuple[str, ...] = ()
     session: SessionKey | None = None
     cursor: Cursor | None = None
+    trace: Trace | None = None
     expected: int = 0
     deadline: float = math.inf
     store: bool = True

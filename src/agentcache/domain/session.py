@@ -4,6 +4,7 @@ from attrs import evolve, field, frozen
 
 from agentcache.domain.conversation import Message
 from agentcache.domain.spans import Span
+from agentcache.domain.trace import Trace
 
 DEFAULT_TENANT = "default"
 
@@ -48,7 +49,7 @@ class Session:
     `spans` is the whole conversation as the model saw it, `cursor` the last row that is kept.
     `messages` is the same as clients told it and heard it, `tools` their canonical JSON text.
     Times are wall-clock seconds; from `expires` on it is to be forgotten. `generation` grows with
-    each successor.
+    each successor. `trace` is what the last rows said, as far as there are rows of these positions.
     """
 
     key: SessionKey
@@ -64,6 +65,7 @@ class Session:
     tools: str = ""
     expires: float | None = None
     usage: Usage = Usage()
+    trace: Trace | None = None
     name: str = field(init=False)
 
     @name.default
@@ -83,6 +85,7 @@ class Session:
         now: float,
         messages: tuple[Message, ...] = (),
         tools: str = "",
+        trace: Trace | None = None,
     ) -> "Session":
         """The session after a turn."""
         return evolve(
@@ -93,5 +96,6 @@ class Session:
             messages=messages,
             tools=tools,
             used=now,
+            trace=trace,
             generation=self.generation + 1,
         )

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from attrs import evolve
+
 from agentcache.domain.notices import Limits
 from agentcache.domain.pacing import Pace
 from agentcache.domain.plan import PrefillChunk, StepPlan
@@ -56,6 +58,8 @@ def _can_decode(turn: Turn, spec: CacheSpec) -> bool:
         return False
     if turn.live.flying and not spec.interior_restorable:
         return False  # a row past the end of the turn could not be taken back
+    if turn.canary is not None:
+        return False  # what it was restored from may not be what it should be
     return turn.live.planned < turn.live.capacity and not _must_park(turn)
 
 
@@ -70,7 +74,12 @@ def _next_prefill(turns: Collection[Turn]) -> Turn | None:
     """The turn with least to prefill, unless the oldest was bypassed too often."""
     states = (TurnState.READY, TurnState.PREFILLING)
     able = [
-        turn for turn in turns if turn.state in states and turn.to_prefill and not _must_park(turn)
+        turn
+        for turn in turns
+        if turn.state in states
+        and turn.to_prefill
+        and not _must_park(turn)
+        and not (turn.canary and turn.live.flying)
     ]
     if not able:
         return None
@@ -91,7 +100,9 @@ def _chunk(turn: Turn, size: int, spec: CacheSpec) -> PrefillChunk:
     turn.asked += says
     turn.state = TurnState.DECODING if says else TurnState.PREFILLING
     ids, asked = sequence.ids[start:stop], turn.request
+    again = turn.canary.again if turn.canary is not None else None
+    chunk = PrefillChunk(sequence.number, start, ids, again=again)
     if not says:
-        return PrefillChunk(sequence.number, start, ids)
+        return chunk
     said = turn.sampled[:]
-    return PrefillChunk(sequence.number, start, ids, asked.sampling, asked.guide, said)
+    return evolve(chunk, sampling=asked.sampling, guide=asked.guide, said=said, traced=turn.traced)

@@ -4,9 +4,12 @@ from enum import Enum
 
 from attrs import define, field
 
+from agentcache.domain.canary import Canary
 from agentcache.domain.errors import AgentCacheError
-from agentcache.domain.request import Finish, Miss, Tier, TurnRequest
+from agentcache.domain.events import Admitted
+from agentcache.domain.request import Finish, Miss, Prompt, Tier, TurnRequest
 from agentcache.domain.session import SessionKey
+from agentcache.domain.spec import CacheSpec
 from agentcache.domain.tokens import Tokens, tokens
 
 SEGMENT_ROWS = 2048
@@ -24,6 +27,15 @@ class TurnState(Enum):
     DONE = "done"
 
 
+def marks_of(prompt: Prompt, spec: CacheSpec) -> tuple[int, ...]:
+    """Where segments shall end in a prompt: what agents share ends there; and where a sequence can
+    continue only at the end of a segment, what the next prompt will have in common with this one.
+    """
+    if spec.interior_restorable:
+        return (prompt.shared,)
+    return tuple(sorted((prompt.shared, prompt.body)))
+
+
 @define(eq=False)
 class Sequence:
     """A live sequence of the engine, as the planner sees it.
@@ -31,6 +43,7 @@ class Sequence:
     `rows` were computed, `planned` are computed or in a step that is not collected yet, `kept` are
     in the lineage. `owner` is the session whose next turn may take it over. It is `exact` while the
     engine holds these rows and no more: otherwise only rows of full layers can still be told apart.
+    It was restored from the segments `sources`; it is not `sound` once one of these is in doubt.
     """
 
     number: int
@@ -43,6 +56,8 @@ class Sequence:
     kept: int = 0
     flying: int = 0  # uncollected steps that it is in
     exact: bool = True
+    sources: frozenset[bytes] = frozenset()
+    sound: bool = True
 
     def cut_to(self, length: int) -> None:
         """Forget every token and row from `length` on."""
@@ -67,7 +82,9 @@ class Turn:
 
     `marks` are the places in the prompt, in order, where segments shall end in any case. It went on
     from `restored` rows when it got its place; `cached` is how many these were the first time.
-    It `returned` to the queue if it had a place before.
+    It `returned` to the queue if it had a place before. While it has a `canary`, nobody was told of
+    the place: what was restored is still to be compared. What it leaves behind is `traced` if it is
+    to be compared one day.
     """
 
     number: int
@@ -90,6 +107,8 @@ class Turn:
     finish: Finish | None = None
     problem: str | None = None
     cut: AgentCacheError | None = None  # why it was cancelled
+    canary: Canary | None = None
+    traced: bool = False
     bypassed: int = 0  # steps in which another turn's prefill went first
     _cut: tuple[int, int] = field(default=(-1, 0), init=False, repr=False)  # asked for last
 
@@ -108,6 +127,15 @@ class Turn:
     def most_restored(self) -> int:
         """How many rows it can go on from: a token is left to run where something is to be said."""
         return len(self.request.prompt) + len(self.sampled) - (self.max_tokens > 0)
+
+    def admit(self) -> Admitted:
+        """It has its place for good; what is told of it."""
+        self.cached, self.admitted = self.restored, True
+        if self.miss is Miss.NONE and self.cached < min(self.request.expected, len(self.ids) - 1):
+            self.miss = Miss.EVICTED
+        identity = self.request.identity
+        agent = identity.name if identity.exclusive else None
+        return Admitted(len(self.request.prompt), self.cached, self.tier, self.miss, agent)
 
     @property
     def is_prefilled(self) -> bool:

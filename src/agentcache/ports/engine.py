@@ -6,6 +6,7 @@ from attrs import frozen
 
 from agentcache.domain.plan import StepPlan, StepResult
 from agentcache.domain.spec import CacheSpec
+from agentcache.domain.trace import Top
 from agentcache.ports.rows import Rows
 
 
@@ -79,6 +80,14 @@ class Engine(RowSource, Protocol):
         """Wait for the oldest submitted step. A sequence's failure is in the result, not raised.
 
         A sequence that failed stays, with its rows, and fails again until it is trimmed or dropped.
+        """
+        ...
+
+    def likeliest(self, sequence: int, stop: int) -> tuple[Top, ...]:
+        """The TOP likeliest tokens after each of the positions before `stop`, the last TRACED ones.
+
+        As they were when a `traced` sequence ran these; fewer, or none, where that was not computed
+        (inside a prefill chunk) or is forgotten, as it is after this call.
         """
         ...
 

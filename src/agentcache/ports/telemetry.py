@@ -85,6 +85,10 @@ class StoreTelemetry(Protocol):
         """A stored segment could not be used."""
         ...
 
+    def compared(self, agreed: bool) -> None:
+        """Restored rows were compared with what they said before, and `agreed` or not."""
+        ...
+
     def gauges(self, values: dict[str, float]) -> None:
         """Levels as they are now, by their names in `LEVELS`."""
         ...

@@ -1,15 +1,19 @@
 """What every engine promises, whatever it computes with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from attrs import evolve
 
+from agentcache.domain.canary import divergence
 from agentcache.domain.errors import IntegrityError
-from agentcache.domain.plan import PrefillChunk
+from agentcache.domain.plan import Again, PrefillChunk
 from agentcache.domain.request import Sampling
 from agentcache.domain.tokens import tokens
+from agentcache.domain.trace import TOP, TRACED, Top
 from agentcache.ports.engine import Engine
+from agentcache.ports.rows import Rows
 from agentcache.testing.driving import GREEDY, Driver, copied, same_bits
 
 PROMPT = [7 * n % 250 + 3 for n in range(23)]
@@ -215,6 +219,81 @@ class EngineContract:
         first = driver.prefill(1, PROMPT)
         assert driver.begin(2, PROMPT) == first
 
+    def test_tokens_that_run_again_leave_their_rows_and_the_next_token_as_they_were(
+        self, driver: Driver
+    ) -> None:
+        if not driver.engine.card.spec.interior_restorable:
+            driver.begin(1, PROMPT)
+            with pytest.raises(IntegrityError):
+                driver.submit(_again(1, PROMPT, 3, OTHER))
+            return
+        driver.begin(1, PROMPT)
+        kept = copied(driver.engine.export(1, 0, len(PROMPT)))
+        live = driver.prefill(1, OTHER, len(PROMPT))
+        for sequence, count in ((2, 1), (3, len(PROMPT))):
+            driver.restore(sequence, kept)
+            result = driver.step(_again(sequence, PROMPT, count, OTHER))
+            assert [one.token for one in result.sampled] == [live]
+            assert result.forwarded == count + len(OTHER)
+            assert same_bits(driver.engine.export(sequence, 0, len(PROMPT)), kept)
+
+    def test_they_are_as_likely_again_as_they_were(self, driver: Driver) -> None:
+        ids, tops, kept = _traced(driver)
+        if not driver.engine.card.spec.interior_restorable:
+            return
+        assert [len(top) for top in tops] == [TOP] * TRACED
+        driver.restore(2, kept)
+        asked = tuple(tuple(token for token, _ in top) for top in tops)
+        (told,) = driver.step(_again(2, ids, TRACED, OTHER, asked)).retold
+        assert told.sequence == 2
+        assert divergence(tops, told.found) < 1e-6
+
+    def test_on_the_rows_of_others_they_are_not(self, driver: Driver) -> None:
+        ids, tops, kept = _traced(driver)
+        if not driver.engine.card.spec.interior_restorable:
+            return
+        for array in kept.full.values():
+            array[:] = np.roll(array, 1, axis=2)
+        driver.restore(2, kept)
+        asked = tuple(tuple(token for token, _ in top) for top in tops)
+        (told,) = driver.step(_again(2, ids, TRACED, OTHER, asked)).retold
+        assert divergence(tops, told.found) > 1e-5
+
+    def test_they_can_run_again_before_a_chunk_that_samples_nothing(self, driver: Driver) -> None:
+        ids, tops, kept = _traced(driver)
+        if not driver.engine.card.spec.interior_restorable:
+            return
+        driver.restore(2, kept)
+        asked = tuple(tuple(token for token, _ in top) for top in tops)
+        chunk = evolve(_again(2, ids, TRACED, OTHER, asked), sampling=None)
+        result = driver.step(chunk)
+        assert (result.sampled, result.failed) == ((), ())
+        assert divergence(tops, result.retold[0].found) < 1e-6
+
+    def test_tokens_that_there_are_not_are_as_likely_as_no_number(self, driver: Driver) -> None:
+        ids, tops, kept = _traced(driver)
+        if not driver.engine.card.spec.interior_restorable:
+            return
+        driver.restore(2, kept)
+        asked = tuple((2**31,) for _ in tops)
+        (told,) = driver.step(_again(2, ids, TRACED, OTHER, asked)).retold
+        assert divergence(tuple(((2**31, -1.0),) for _ in tops), told.found) > 1
+
+    def test_of_a_prompt_only_the_last_position_is_remembered(self, driver: Driver) -> None:
+        driver.engine.start(1, 64)
+        driver.step(PrefillChunk(1, 0, tokens(PROMPT), GREEDY, traced=True))
+        assert len(driver.engine.likeliest(1, len(PROMPT))) <= 1
+        assert driver.engine.likeliest(1, len(PROMPT)) == ()  # and only until it was told
+
+    def test_nothing_is_remembered_that_is_not_traced_or_was_trimmed(self, driver: Driver) -> None:
+        driver.begin(1, PROMPT)
+        assert driver.engine.likeliest(1, len(PROMPT)) == ()
+        driver.engine.start(2, 64)
+        driver.step(PrefillChunk(2, 0, tokens(PROMPT), GREEDY, traced=True))
+        driver.engine.trim(2, 0)
+        driver.step(PrefillChunk(2, 0, tokens(PROMPT)))
+        assert driver.engine.likeliest(2, len(PROMPT)) == ()
+
     @pytest.mark.parametrize(
         "wrong",
         [
@@ -225,8 +304,9 @@ class EngineContract:
             lambda d: d.submit(decode=[9]),
             lambda d: d.submit(PrefillChunk(1, 3, tokens(OTHER), GREEDY)),
             lambda d: d.submit(PrefillChunk(1, len(PROMPT), tokens([5] * 99), GREEDY)),
+            lambda d: d.submit(_again(1, [5, *PROMPT], len(PROMPT) + 1, OTHER)),
         ],
-        ids=["started", "unknown", "export", "trim", "decode", "gap", "room"],
+        ids=["started", "unknown", "export", "trim", "decode", "gap", "room", "again"],
     )
     def test_what_cannot_be_is_a_bug_of_the_caller(
         self, driver: Driver, wrong: Callable[[Driver], object]
@@ -244,3 +324,25 @@ class EngineContract:
             assert array.flags.writeable
             assert array.dtype == np.float32
             assert array.shape[2] == 16
+
+
+def _again(
+    sequence: int,
+    before: Sequence[int],
+    count: int,
+    ids: Sequence[int],
+    asked: tuple[tuple[int, ...], ...] | None = None,
+) -> PrefillChunk:
+    """A chunk of `ids` after `before`, whose last `count` tokens run again."""
+    again = Again(tokens(before[-count:]), ((5,),) * count if asked is None else asked)
+    return PrefillChunk(sequence, len(before), tokens(ids), GREEDY, again=again)
+
+
+def _traced(driver: Driver) -> tuple[list[int], tuple[Top, ...], Rows]:
+    """Sequence 1 says something: its tokens, what it says of the last ones, a copy of its rows."""
+    driver.engine.start(1, 64)
+    chunk = PrefillChunk(1, 0, tokens(PROMPT), GREEDY, traced=True)
+    said = [one.token for one in driver.step(chunk).sampled]
+    ids = [*PROMPT, *said, *driver.decode(1, steps=5)[0]][:-1]
+    tops = driver.engine.likeliest(1, len(ids))
+    return ids, tops, copied(driver.engine.export(1, 0, len(ids)))

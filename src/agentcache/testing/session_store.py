@@ -11,6 +11,7 @@ from agentcache.domain.segment import Segment
 from agentcache.domain.session import Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind
 from agentcache.domain.tokens import tokens
+from agentcache.domain.trace import Trace
 from agentcache.ports.session_store import Catalogue, Commit, SessionStore
 from agentcache.testing.catalogues import (
     CALL,
@@ -229,6 +230,7 @@ class SessionStoreContract:
         self, store: SessionStore, reopen: Reopen
     ) -> None:
         session = evolve(a_session(), expires=7.5, usage=Usage(1, 2, 3))
+        session = evolve(session, trace=Trace(9, (((1, -0.5), (2, -2.0)), ((3, -0.25),))))
         store.commit(Commit(put=(session,)))
         assert reopen(store).load().sessions == (session,)
 

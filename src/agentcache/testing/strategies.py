@@ -10,6 +10,7 @@ from agentcache.domain.session import Cursor, Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind
 from agentcache.domain.spec import CacheSpec, LayerKind, LayerSpec, StateArray
 from agentcache.domain.tokens import tokens
+from agentcache.domain.trace import Trace
 from agentcache.ports.payload import Payload, Tensor
 from agentcache.ports.rows import RowArray, Rows, empty_rows
 
@@ -135,6 +136,11 @@ def cursors(draw: st.DrawFn, known: list[Segment]) -> Cursor | None:
     return Cursor(segment.key, draw(st.integers(segment.start + 1, segment.stop)))
 
 
+_logs = st.floats(-100, 0, width=32)
+_tops = st.lists(st.tuples(st.integers(0, 2**32 - 1), _logs), max_size=8).map(tuple)
+traces = st.builds(Trace, st.integers(3, 2**40), st.lists(_tops, min_size=1, max_size=3).map(tuple))
+
+
 @st.composite
 def sessions(draw: st.DrawFn, known: list[Segment], key: SessionKey | None = None) -> Session:
     """A session whose cursor is at one of `known`."""
@@ -152,4 +158,5 @@ def sessions(draw: st.DrawFn, known: list[Segment], key: SessionKey | None = Non
         draw(texts),
         draw(st.none() | times),
         Usage(*draw(st.lists(st.integers(0, 2**40), min_size=3, max_size=3))),
+        draw(st.none() | traces),
     )

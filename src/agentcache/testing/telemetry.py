@@ -28,6 +28,8 @@ def report(telemetry: Telemetry) -> None:
     telemetry.evicted(Tier.HOT, 1, 50)
     telemetry.compacted(3, 100)
     telemetry.corrupt("a bad checksum")
+    telemetry.compared(agreed=True)
+    telemetry.compared(agreed=False)
     telemetry.gauges(dict.fromkeys(LEVELS, 1.0))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from agentcache.adapters.disk import message_table, span_table
+from agentcache.adapters.disk import message_table, span_table, trace_blob
 from agentcache.adapters.disk.database import SALT_BYTES, connect, damaged, told, transaction
 from agentcache.adapters.disk.reserve import Reserve
 from agentcache.adapters.disk.texts import from_blob, to_blob
@@ -18,7 +18,7 @@ from agentcache.ports.session_store import Catalogue, Commit
 
 _SESSION = (
     "tenant", "root", "name", "segment", "row", "tools_digest", "parent", "pinned", "created",
-    "used", "generation", "expires", "hits", "prompt", "cached",
+    "used", "generation", "expires", "hits", "prompt", "cached", "trace",
 )  # fmt: skip
 _PUT = f"""
     INSERT INTO session ({", ".join(_SESSION)}) VALUES ({", ".join("?" * len(_SESSION))})
@@ -149,6 +149,7 @@ def _put(db: sqlite3.Connection, session: Session) -> None:
         session.usage.hits,
         session.usage.prompt,
         session.usage.cached,
+        trace_blob.to_blob(session.trace),
     )
     (number,) = db.execute(_PUT, values).fetchone()
     span_table.write(db, number, session.spans)
@@ -194,7 +195,7 @@ def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterabl
     """The sessions; one whose cursor stands at no sound segment has none."""
     rows = db.execute(f"SELECT id, {', '.join(_SESSION)} FROM session ORDER BY id")
     for number, tenant, root, name, segment, row, tools, parent, pinned, *rest in rows:
-        created, used, generation, expires, *usage = rest
+        created, used, generation, expires, *usage, trace = rest
         cursor = None if segment is None else Cursor(segment, row)
         yield Session(
             SessionKey(from_blob(tenant), root, from_blob(name)),
@@ -209,6 +210,7 @@ def _sessions(db: sqlite3.Connection, segments: dict[bytes, Segment]) -> Iterabl
             *message_table.read(db, number),
             expires,
             Usage(*usage),
+            trace_blob.from_blob(trace),
         )
 
 

@@ -1,7 +1,7 @@
 """The catalogue's tables. Texts are BLOBs of UTF-8 that may hold NULs and lone surrogates."""
 
 APPLICATION = 0x41474343
-VERSION = 2
+VERSION = 3
 
 PRAGMAS = (
     # One process owns a home, so the index of the log needs no shared memory file.
@@ -59,6 +59,7 @@ TABLES = (
         hits INTEGER NOT NULL DEFAULT 0,
         prompt INTEGER NOT NULL DEFAULT 0,
         cached INTEGER NOT NULL DEFAULT 0,
+        trace BLOB,
         UNIQUE (tenant, root, name)
     ) STRICT""",
     "CREATE INDEX session_segment ON session (segment)",
@@ -85,5 +86,6 @@ UPGRADES = {
         "ALTER TABLE session ADD COLUMN cached INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE segment ADD COLUMN follows BLOB",
         *_CONVERSATIONS,
-    )
+    ),
+    3: ("ALTER TABLE session ADD COLUMN trace BLOB",),
 }

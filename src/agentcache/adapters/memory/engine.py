@@ -7,20 +7,32 @@ wrong answer.
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 
-from attrs import define, field, frozen
+import numpy as np
+from attrs import define, evolve, field, frozen
 
 from agentcache.adapters.memory.hash_cache import HashCache
 from agentcache.adapters.memory.hash_model import HashModel, hash_spec
 from agentcache.domain.errors import IntegrityError
 from agentcache.domain.guide import DeadEnd
 from agentcache.domain.logprobs import Logprobs
-from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
+from agentcache.domain.plan import (
+    Again,
+    PrefillChunk,
+    Retold,
+    Sampled,
+    SequenceFailed,
+    StepPlan,
+    StepResult,
+)
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec
+from agentcache.domain.trace import TRACED, Top
 from agentcache.ports.engine import ModelCard
 from agentcache.ports.rows import Rows
 
+_UNLIKELY = -20.0
 _GREEDY = Sampling(temperature=0)
 Failing = Callable[[int, int], str | None]
 
@@ -32,6 +44,7 @@ class _Pending:
     cache: HashCache
     epoch: int
     outcome: Sampled | SequenceFailed | None
+    retold: Retold | None = None
 
 
 @define(eq=False)
@@ -103,10 +116,12 @@ class MemoryEngine:
         if not self._steps:
             raise IntegrityError("no step has been submitted")
         number, done, forwarded = self._steps.popleft()
-        outcomes = [one.outcome for one in done if one.cache.epoch == one.epoch]
+        current = [one for one in done if one.cache.epoch == one.epoch]
+        outcomes = [one.outcome for one in current]
         sampled = tuple(one for one in outcomes if isinstance(one, Sampled))
         failed = tuple(one for one in outcomes if isinstance(one, SequenceFailed))
-        return StepResult(number, sampled, failed, forwarded)
+        retold = tuple(one.retold for one in current if one.retold is not None)
+        return StepResult(number, sampled, failed, forwarded, retold)
 
     def export(self, sequence: int, start: int, stop: int) -> Rows:
         """See `Engine.export`."""
@@ -114,6 +129,15 @@ class MemoryEngine:
         if not 0 <= start <= stop <= cache.length:
             raise IntegrityError(f"[{start}, {stop}) of {cache.length} rows cannot be exported")
         return cache.rows(start, stop, cache.length)
+
+    def likeliest(self, sequence: int, stop: int) -> tuple[Top, ...]:
+        """See `Engine.likeliest`."""
+        cache = self._one(sequence)
+        told, cache.told = cache.told if cache.traced else set(), set()
+        first = stop
+        while first > max(0, stop - TRACED) and first - 1 in told:
+            first -= 1
+        return tuple(self._model.likeliest(cache.head(at + 1)) for at in range(first, stop))
 
     def trim(self, sequence: int, length: int) -> None:
         """See `Engine.trim`."""
@@ -152,11 +176,32 @@ class MemoryEngine:
         cache = self._one(chunk.sequence)
         if cache.problem is None and chunk.start != cache.length:
             raise IntegrityError(f"{chunk.start} does not follow {cache.length} rows")
-        cache.sampling = chunk.sampling
+        retold = self._again(chunk, cache) if chunk.again and not cache.problem else None
+        cache.sampling, cache.traced = chunk.sampling, chunk.traced
         cache.guide = chunk.guide and chunk.guide.fresh()
         for token in chunk.said:
             self._follow(cache, token)
-        return self._run(step, chunk.sequence, cache, chunk.ids)
+        pending = self._run(step, chunk.sequence, cache, chunk.ids)
+        return evolve(pending, retold=None if cache.problem else retold)
+
+    def _again(self, chunk: PrefillChunk, cache: HashCache) -> Retold:
+        again = chunk.again or Again(chunk.ids[:0])
+        first = cache.length - len(again.ids)
+        if not self.card.spec.interior_restorable or not 0 <= first < cache.length:
+            raise IntegrityError(f"the rows from {first} of {cache.length} cannot be run again")
+        self._forwarded += len(again.ids)
+        positions = zip(count(first), again.ids, again.asked, strict=False)
+        return Retold(chunk.sequence, tuple(self._found(cache, *one) for one in positions))
+
+    def _found(
+        self, cache: HashCache, at: int, token: int, asked: Sequence[int]
+    ) -> tuple[float, ...]:
+        """What `token` at `at` says, if its row is what it is computed to be."""
+        row = self._model.rows(cache.head(at), [token])
+        held = cache.rows(at, at + 1, cache.length)
+        same = all(np.array_equal(held.full[role], array) for role, array in row.full.items())
+        likely = dict(self._model.likeliest(cache.head(at + 1))) if same else {}
+        return tuple(likely.get(one, _UNLIKELY) for one in asked)
 
     def _decode(self, step: int, sequence: int) -> _Pending:
         cache = self._one(sequence)
@@ -178,6 +223,7 @@ class MemoryEngine:
             return _Pending(cache, cache.epoch, None)
         cache.token = self._model.token(cache.everything(), cache.sampling, allowed)
         told = None if cache.sampling.logprobs is None else Logprobs(0.0, ((cache.token, 0.0),))
+        cache.told.add(cache.length - 1)
         self._follow(cache, cache.token)
         return _Pending(cache, cache.epoch, Sampled(sequence, cache.token, told))
 

@@ -26,6 +26,8 @@ class HashCache:
     problem: str | None = None
     stuck: bool = False
     epoch: int = 0
+    traced: bool = False
+    told: set[int] = field(factory=set)  # positions after which something was sampled
     buffers: dict[str, RowArray] = field(init=False)
     state: dict[str, RowArray] = field(init=False)
 
@@ -56,6 +58,10 @@ class HashCache:
                     window[role] = self.buffers[role][:, :, first:stop]
         return Rows(start, stop, full, window, self.state if stop == length else {})
 
+    def head(self, stop: int) -> Rows:
+        """Views of the first `stop` rows, of full layers alone where these are not all."""
+        return self.rows(0, stop, self.length)
+
     def everything(self) -> Rows:
         """Views of all rows."""
         return self.rows(0, self.length, self.length)
@@ -85,6 +91,7 @@ class HashCache:
         self.adopt(length)
         self.sampling = self.token = self.problem = None
         self.stuck = False
+        self.told = {position for position in self.told if position < length}
         self.epoch += 1
 
 

@@ -4,6 +4,7 @@ The row of a token is a function of all tokens up to it; the next token is a fun
 in the cache. The numbers in rows are whole and below 256, so they are exact in every float format.
 """
 
+import math
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec, LayerGroup, LayerKind, LayerSpec, StateArray
+from agentcache.domain.trace import TOP, Top
 from agentcache.ports.rows import RowArray, Rows
 
 Words = NDArray[np.uint64]
@@ -62,13 +64,7 @@ class HashModel:
 
         `allowed` is a guide's mask; a bias below -99 forbids a token, too.
         """
-        digest = blake2b(repr(_asked(sampling)).encode(), digest_size=16)
-        digest.update(cache.stop.to_bytes(8, "little"))
-        for held in (cache.full, cache.window, cache.state):
-            for name, array in sorted(held.items()):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(array).data)
-        value = int.from_bytes(digest.digest(), "little")
+        value = _value(cache, repr(_asked(sampling)))
         chance, pick = (value & 0xFFFFFFFF) / 2**32, value >> 32
         ends = sorted(self.ends)
         if allowed is not None or sampling.logit_bias:
@@ -80,6 +76,11 @@ class HashModel:
             token += token >= end
         return token
 
+    def likeliest(self, cache: Rows) -> Top:
+        """The likeliest tokens after `cache`, none of which has anything to do with the next."""
+        first, count = _value(cache, "likeliest"), min(TOP, self.vocabulary)
+        return tuple(((first + n) % self.vocabulary, -(n + 1) * math.log(2)) for n in range(count))
+
     def _among(self, pick: int, allowed: bytes | None, sampling: Sampling) -> int:
         banned = {token for token, bias in sampling.logit_bias if bias < -99}
         free = [
@@ -88,6 +89,17 @@ class HashModel:
             if token not in banned and (allowed is None or _has(allowed, token))
         ]
         return free[pick % len(free)]
+
+
+def _value(cache: Rows, salt: str) -> int:
+    """128 bits that follow from every bit of `cache`."""
+    digest = blake2b(salt.encode(), digest_size=16)
+    digest.update(cache.stop.to_bytes(8, "little"))
+    for held in (cache.full, cache.window, cache.state):
+        for name, array in sorted(held.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _has(mask: bytes, token: int) -> bool:

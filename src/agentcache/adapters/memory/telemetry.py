@@ -57,6 +57,7 @@ class RecordingTelemetry:
     evictions: list[tuple[Tier, int, int]] = field(factory=list)
     compactions: list[tuple[int, int]] = field(factory=list)
     problems: list[str] = field(factory=list)
+    comparisons: list[bool] = field(factory=list)
     levels: dict[str, float] = field(factory=dict)
     _lock: Lock = field(factory=Lock, repr=False)
 
@@ -120,6 +121,10 @@ class RecordingTelemetry:
         """Append to `problems`."""
         self.problems.append(problem)
 
+    def compared(self, agreed: bool) -> None:
+        """Append to `comparisons`."""
+        self.comparisons.append(agreed)
+
     def gauges(self, values: dict[str, float]) -> None:
         """Take over into `levels`."""
         with self._lock:
@@ -166,6 +171,9 @@ class NullTelemetry:
         """Forget it."""
 
     def corrupt(self, problem: str) -> None:
+        """Forget it."""
+
+    def compared(self, agreed: bool) -> None:
         """Forget it."""
 
     def gauges(self, values: dict[str, float]) -> None:

@@ -16,11 +16,15 @@ from agentcache.ports.rows import RowArray, Rows, empty_rows
 
 
 class ArrayLeaf(Protocol):
-    """mlx-lm's `KVCache` with its arrays [1, heads, capacity, dim] in place."""
+    """mlx-lm's `KVCache` with its arrays [1, heads, capacity, dim] in place.
+
+    The next `held` rows to come are there already, and stay as they are.
+    """
 
     keys: mx.array
     values: mx.array
     offset: int
+    held: int
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Add rows [1, heads, L, dim]; return all rows that are there."""
@@ -34,6 +38,21 @@ class ArrayLeaf(Protocol):
     ) -> Mask:
         """The mask for `N` more rows, asked for before they are added."""
         ...
+
+
+class HoldingCache(KVCache):
+    """mlx-lm's `KVCache` in which rows can be run again without being written over."""
+
+    held = 0
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """See `ArrayLeaf`."""
+        held, self.held = self.held, 0
+        self.offset += held
+        rows: tuple[mx.array, mx.array] = super().update_and_fetch(  # type: ignore[no-untyped-call]
+            keys[:, :, held:], values[:, :, held:]
+        )
+        return rows
 
 
 @define(eq=False)
@@ -107,7 +126,12 @@ class ArrayCache:
     def rewind(self, length: int) -> None:
         """Set every leaf to `length` rows."""
         for leaf in self.leaves:
-            leaf.offset = length
+            leaf.offset, leaf.held = length, 0
+
+    def hold(self, count: int) -> None:
+        """See `LiveCache.hold`."""
+        for leaf in self.leaves:
+            leaf.offset, leaf.held = leaf.offset - count, count
 
     def rows(self, start: int, stop: int) -> Rows:
         """Copies of the rows [start, stop), one array a role."""
@@ -145,7 +169,7 @@ class ArrayCache:
 
 
 def _leaf(layer: LayerSpec, rows: int, dtype: str) -> ArrayLeaf:
-    leaf = cast(ArrayLeaf, KVCache())  # type: ignore[no-untyped-call]
+    leaf = cast(ArrayLeaf, HoldingCache())  # type: ignore[no-untyped-call]
     leaf.keys = mx.zeros((1, layer.heads, rows, layer.key_dim), getattr(mx, dtype))
     leaf.values = mx.zeros((1, layer.heads, rows, layer.value_dim), getattr(mx, dtype))
     return leaf

@@ -19,6 +19,7 @@ class BufferLeaf:
 
     def __init__(self, keys: Buffer, values: Buffer, offset: int = 0) -> None:
         self.keys, self.values, self.offset = keys, values, offset
+        self.held = 0  # rows that are there, and come again: they stay as they are
 
     def update_and_fetch(
         self, keys: mx.array, values: mx.array
@@ -33,9 +34,10 @@ class BufferLeaf:
 
         Raises when they do not fit.
         """
-        start, stop = self.offset, self.offset + keys.shape[2]
-        self.keys[:, :, start:stop] = keys
-        self.values[:, :, start:stop] = values
+        held, self.held = self.held, 0
+        start, stop = self.offset + held, self.offset + keys.shape[2]
+        self.keys[:, :, start:stop] = keys[:, :, held:]
+        self.values[:, :, start:stop] = values[:, :, held:]
         self.offset = stop
         return self.keys[:, :, :stop], self.values[:, :, :stop]
 
@@ -118,7 +120,12 @@ class BufferCache:
     def rewind(self, length: int) -> None:
         """Set every leaf to `length` rows."""
         for leaf in self.leaves:
-            leaf.offset = length
+            leaf.offset, leaf.held = length, 0
+
+    def hold(self, count: int) -> None:
+        """See `LiveCache.hold`."""
+        for leaf in self.leaves:
+            leaf.offset, leaf.held = leaf.offset - count, count
 
     def mark(self) -> Undo:
         """See `Part.mark`."""

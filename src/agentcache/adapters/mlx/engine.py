@@ -15,7 +15,15 @@ from agentcache.adapters.mlx.forward import Forward
 from agentcache.adapters.mlx.loading import load_folder
 from agentcache.adapters.mlx.runner import LiveSequence, Runner, Running
 from agentcache.domain.errors import IntegrityError
-from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed, StepPlan, StepResult
+from agentcache.domain.plan import (
+    PrefillChunk,
+    Retold,
+    Sampled,
+    SequenceFailed,
+    StepPlan,
+    StepResult,
+)
+from agentcache.domain.trace import Top
 from agentcache.ports.engine import ModelCard
 from agentcache.ports.rows import Rows
 
@@ -136,6 +144,7 @@ class MLXEngine:
             tuple(one for one in outcomes if isinstance(one, Sampled)),
             tuple(one for one in outcomes if isinstance(one, SequenceFailed)),
             step.forwarded,
+            tuple(one for one in outcomes if isinstance(one, Retold)),
         )
 
     def export(self, sequence: int, start: int, stop: int) -> Rows:
@@ -144,6 +153,12 @@ class MLXEngine:
         if not 0 <= start <= stop <= cache.length:
             raise IntegrityError(f"[{start}, {stop}) of {cache.length} rows cannot be exported")
         return cache.rows(start, stop)
+
+    def likeliest(self, sequence: int, stop: int) -> tuple[Top, ...]:
+        """See `Engine.likeliest`."""
+        one = self._one(sequence)
+        kept, one.recollection = one.recollection, None
+        return kept.take(stop) if kept else ()
 
     def trim(self, sequence: int, length: int) -> None:
         """See `Engine.trim`."""
@@ -174,6 +189,8 @@ class MLXEngine:
         one = self._one(chunk.sequence)
         if one.problem is None and chunk.start != one.cache.length:
             raise IntegrityError(f"{chunk.start} does not follow {one.cache.length} rows")
+        if chunk.again is not None:
+            _check_again(one, len(chunk.again.ids))
         _check_room(one, len(chunk.ids))
         self._use_threads("prefill")
         return self._loaded.prefill(one, chunk)
@@ -214,6 +231,12 @@ def _install(on_cpu: bool) -> None:
     else:
         cpu.uninstall()
     handles.install()
+
+
+def _check_again(one: LiveSequence, count: int) -> None:
+    if one.problem is None and not 0 < count <= one.cache.length:
+        problem = f"{count} of {one.cache.length} rows cannot be run again"
+        raise IntegrityError(problem)
 
 
 def _check_room(one: LiveSequence, count: int) -> None:

@@ -54,6 +54,12 @@ class Forward:
         """Run `ids`; the logits [1, vocabulary] after the last of them."""
         return self._logits(_row(ids), cache)
 
+    def again(self, ids: Sequence[int], count: int, cache: list[object]) -> mx.array:
+        """Run `ids`; the logits [count + 1, vocabulary] after the first `count` and the last."""
+        out = self._run(_row(ids), cache)
+        some = mx.concatenate([out[:, :count], out[:, -1:]], axis=1)
+        return (some if self._head is None else self._head(some))[0]
+
     def next(self, ids: mx.array, cache: list[object]) -> mx.array:
         """Run one token of each sequence, `ids` [sequences]; logits [sequences, vocabulary]."""
         return self._logits(ids[:, None], cache)

@@ -1,11 +1,12 @@
 """The caches of one sequence, whatever their kinds."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 from attrs import define
 
+from agentcache.domain.errors import IntegrityError
 from agentcache.ports.rows import RowArray, Rows
 
 Undo = Callable[[], None]
@@ -64,6 +65,15 @@ class Part(Protocol):
 
     def lazy(self) -> Sequence[mx.array]:
         """What may still have to be computed, also when the logits have been."""
+        ...
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A part that has the row of every token, and leaves them as they are when they run again."""
+
+    def hold(self, count: int) -> None:
+        """The next `count` rows to come are the last ones that are there."""
         ...
 
 
@@ -132,6 +142,14 @@ class LiveCache:
         """The rows [start, stop), and if `stop` is the length, what only the end has."""
         parts = [part for part in self.parts if part.interior or stop == self.length]
         return _joined(start, stop, [part.rows(start, stop) for part in parts])
+
+    def hold(self, count: int) -> None:
+        """The last `count` rows are run again with the next forward, and stay as they are."""
+        for part in self.parts:
+            if not isinstance(part, Holding):
+                raise IntegrityError("rows of windows and states cannot be run again")
+            part.hold(count)
+        self.length -= count
 
     def settle(self) -> None:
         """Start to compute what is still lazy."""

@@ -8,15 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import numpy as np
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter
+from agentcache.adapters.mlx.cache_adapter import MLXCacheAdapter, ModelCache
 from agentcache.adapters.mlx.forward import Forward
 from agentcache.adapters.mlx.live import LiveCache, Undo
+from agentcache.adapters.mlx.recollection import Recollection, found
 from agentcache.adapters.mlx.sampling import Choice, Draw, choose, logprobs
 from agentcache.adapters.mlx.steering import Steering
 from agentcache.domain.logprobs import Logprobs
-from agentcache.domain.plan import PrefillChunk, Sampled, SequenceFailed
+from agentcache.domain.plan import Again, PrefillChunk, Retold, Sampled, SequenceFailed
 from agentcache.domain.request import Sampling
 
 
@@ -35,6 +36,7 @@ class LiveSequence:
     problem: str | None = None
     stuck: bool = False
     epoch: int = 0
+    recollection: Recollection | None = None
 
     def reset(self, length: int) -> None:
         """Forget the rows from `length` on, and all that came of them."""
@@ -42,6 +44,8 @@ class LiveSequence:
         self.draw = self.token = self.problem = None
         self.stuck = False
         self.epoch += 1
+        if self.recollection is not None:
+            self.recollection.cut(length)
 
 
 @frozen(eq=False)
@@ -77,15 +81,27 @@ class Member:
 
 
 @frozen(eq=False)
+class Rerun:
+    """What came again at the last positions that were there: logits [positions, vocabulary]."""
+
+    again: Again
+    logits: mx.array
+
+
+@frozen(eq=False)
 class Running:
     """A forward under way. Without a choice nothing is sampled, or all members have failed."""
 
     members: Sequence[Member]
     choice: Choice | None = None
+    rerun: Rerun | None = None
 
-    def outcomes(self) -> Iterator[Sampled | SequenceFailed]:
+    def outcomes(self) -> Iterator[Sampled | SequenceFailed | Retold]:
         """Wait for the tokens. Sequences that were reset since are left out."""
         tokens = self._tokens()
+        if self.rerun is not None and self.members[0].current:
+            told = found(self.rerun.logits, self.rerun.again.asked)
+            yield Retold(self.members[0].one.number, told)
         for n, member in enumerate(self.members):
             one = member.one
             if one.problem is not None and member.current:
@@ -132,15 +148,30 @@ class Runner:
             return Running([member])
         cache = self.adapter.single(one.cache)
         try:
+            if chunk.again is not None:
+                return self._again(member, chunk, chunk.again, cache)
             if chunk.sampling is None:
                 self.forward.fill(chunk.ids, cache)
                 one.cache.settle()
                 return Running([member])
-            one.draw = Draw.of(chunk.sampling, Steering.of(chunk.sampling, chunk.guide, chunk.said))
+            _begin_draw(one, chunk, chunk.sampling)
             return self._chosen([member], self.forward.last(chunk.ids, cache))
         except Exception as error:  # whatever it is, it ends this sequence alone
             member.fail(_described(error))
             return Running([member])
+
+    def _again(
+        self, member: Member, chunk: PrefillChunk, again: Again, cache: ModelCache
+    ) -> Running:
+        one, count = member.one, len(again.ids)
+        one.cache.hold(count)
+        logits = self.forward.again(again.ids + chunk.ids, count, cache)
+        rerun = Rerun(again, logits[:count])
+        if chunk.sampling is None:
+            one.cache.settle()
+            return Running([member], rerun=rerun)
+        _begin_draw(one, chunk, chunk.sampling)
+        return evolve(self._chosen([member], logits[count:]), rerun=rerun)
 
     def decode(self, batch: Sequence[LiveSequence]) -> Iterator[Running]:
         """Run the last sampled token of each: in one forward, or where that fails one by one."""
@@ -180,11 +211,18 @@ class Runner:
         else:
             choice = choose(logits, draws, positions)
             mx.async_eval(choice.tokens, choice.usable)  # type: ignore[no-untyped-call]
-        for member in members:
+        for row, member in enumerate(members):
             member.one.cache.settle()
+            if member.one.recollection is not None:
+                member.one.recollection.add(positions[row] - 1, logits, row)
         for member, token in zip(members, choice.each(), strict=True):
             member.one.token = token
         return Running(members, choice)
+
+
+def _begin_draw(one: LiveSequence, chunk: PrefillChunk, sampling: Sampling) -> None:
+    one.draw = Draw.of(sampling, Steering.of(sampling, chunk.guide, chunk.said))
+    one.recollection = Recollection() if chunk.traced else None
 
 
 def _begin_mask(one: LiveSequence) -> None:

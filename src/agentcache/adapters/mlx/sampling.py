@@ -95,10 +95,16 @@ def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> C
     return Choice(tokens, usable, told, stuck)
 
 
+def log_shares(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The logarithms of the probabilities, [vocabulary], that these logits are."""
+    shifted = logits.astype(np.float64) - logits.max()
+    shares: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return shares
+
+
 def logprobs(logits: NDArray[np.float32], token: int, most: int) -> Logprobs:
     """How likely `token` was by its `logits` [vocabulary], and the `most` most likely tokens."""
-    shifted = logits.astype(np.float64) - logits.max()
-    values = shifted - np.log(np.exp(shifted).sum())
+    values = log_shares(logits)
     top = np.argsort(-values, kind="stable")[:most]
     return Logprobs(float(values[token]), tuple((int(n), float(values[n])) for n in top))
 

@@ -108,6 +108,13 @@ class PrometheusTelemetry:
             "corrupt_segments", "Stored segments that were not usable and were set aside."
         )
 
+        self._canaries = make.counters(
+            "canaries",
+            "Restored sessions compared with what they said before.",
+            "outcome",
+            ("agreed", "differed"),
+        )
+
     # -- of turns ----------------------------------------------------------------------------
 
     def forwarded(self, tokens: int, decoded: int = 0, seconds: float = 0.0) -> None:
@@ -181,6 +188,10 @@ class PrometheusTelemetry:
     def corrupt(self, problem: str) -> None:
         """A stored segment could not be used; `problem` has no bounds, so it is no label."""
         self._corrupt.inc()
+
+    def compared(self, agreed: bool) -> None:
+        """Restored rows were compared with what they said before."""
+        self._canaries["agreed" if agreed else "differed"].inc()
 
     def gauges(self, values: dict[str, float]) -> None:
         """Levels as they are now."""
