@@ -293,7 +293,7 @@ class Settings:
         metadata=_help("Use the faster kernels for Linux without a GPU, where they apply."),
     )
     canary: bool = field(
-        default=True,
+        default=False,
         metadata=_help(
             "Compare what a restored agent says with what it said before the restart, once each."
         ),
