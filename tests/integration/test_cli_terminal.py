@@ -88,7 +88,7 @@ def terminal(*words: object) -> Iterator[Terminal]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its answers have no end: no token of it ends a turn."""
+    """Its greedy answers go on for very long."""
     folder = tmp_path_factory.mktemp("models") / "endless"
     return tiny_llama(folder, seed=1, context=500_000, eos_token_id=1)
 
