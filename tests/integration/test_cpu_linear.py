@@ -40,7 +40,7 @@ def random(shape: tuple[int, ...], seed: int) -> np.ndarray[tuple[int, ...], np.
 
 @given(
     rows=st.integers(1, 64),
-    width=st.integers(1, 96),
+    width=st.integers(1, 96) | st.sampled_from([1536, 3900]),
     outs=st.integers(1, 300),
     seed=st.integers(0, 99),
 )
@@ -127,6 +127,7 @@ def test_numpy_answers_for_as_few_rows_as_its_kernels_suit_and_mlx_for_more(
 def test_rows_too_wide_for_small_kernels_stay_with_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_linear, "copyless", lambda: True)
     assert cpu_linear.takes(30, 576)
+    assert cpu_linear.takes(50, 1536)
     assert not cpu_linear.takes(30, 8192)
     assert cpu_linear.takes(1, 8192)
 

@@ -8,6 +8,7 @@ from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
+from attrs import frozen
 
 from agentcache.adapters.mlx.blas import numpy_kernels
 from agentcache.adapters.mlx.cpu_threads import run_all
@@ -32,13 +33,13 @@ def copyless() -> bool:
 
 def takes(rows: int, width: int) -> bool:
     """Whether `product` is the better one for `rows` rows of `width` numbers."""
-    return 0 < rows <= MOST_ROWS or (copyless() and _copyless_block(rows, width) is not None)
+    return 0 < rows <= MOST_ROWS or (copyless() and _tile(rows, width) is not None)
 
 
 def product(x: FloatArray, weight: FloatArray) -> FloatArray:
     """`x @ weight.T` for `x` [rows, in] and `weight` [out, in], both contiguous: [rows, out]."""
-    if len(x) > MOST_ROWS and (block := _copyless_block(*x.shape)):
-        return _in_pieces(x, weight, block)
+    if len(x) > MOST_ROWS and (tile := _tile(*x.shape)):
+        return _in_pieces(x, weight, tile)
     outs = len(weight)
     out = np.empty((outs, len(x)), np.float32)
     if len(x) == 1:
@@ -54,24 +55,40 @@ def product(x: FloatArray, weight: FloatArray) -> FloatArray:
     return out.T
 
 
-def _copyless_block(rows: int, width: int) -> int | None:
-    """How many rows of a weight make a product that is not copied; None if too few."""
-    each = _padded(rows) * width
-    fit = (block for block in _COPYLESS_BLOCKS if block * each <= _COPYLESS_PRODUCT)
-    return next(fit, None) if 0 < rows <= _COPYLESS_ROWS else None
+@frozen
+class _Tile:
+    """What a product that is not copied is made of: `block` rows of the weight, `rows` of x."""
+
+    block: int
+    rows: int
+    groups: int
+
+
+def _tile(rows: int, width: int) -> _Tile | None:
+    """The tile for so many rows: least padding, then most rows; None if no product fits."""
+    if not 0 < rows <= _COPYLESS_ROWS:
+        return None
+    tiles = [
+        _Tile(block, each, -(-rows // each))
+        for each in range(_LANES, _padded(rows) + 1, _LANES)
+        for block in _COPYLESS_BLOCKS
+        if block * each * width <= _COPYLESS_PRODUCT
+    ]
+    return min(tiles, key=lambda one: (one.rows * one.groups, one.groups, -one.block), default=None)
 
 
 def _padded(rows: int) -> int:
     return -(-rows // _LANES) * _LANES
 
 
-def _in_pieces(x: FloatArray, weight: FloatArray, block: int) -> FloatArray:
+def _in_pieces(x: FloatArray, weight: FloatArray, tile: _Tile) -> FloatArray:
     (rows, width), outs = x.shape, len(weight)
-    columns = np.zeros((width, _padded(rows)), np.float32)
-    columns[:, :rows] = x.T
+    padded = np.zeros((tile.groups * tile.rows, width), np.float32)
+    padded[:rows] = x
+    columns = np.ascontiguousarray(padded.reshape(tile.groups, tile.rows, width).swapaxes(1, 2))
     out = np.empty((rows, outs), np.float32)
     pieces = [
-        partial(_piece, weight[at : at + _PIECE], columns, block, out[:, at : at + _PIECE])
+        partial(_piece, weight[at : at + _PIECE], columns, tile.block, out[:, at : at + _PIECE])
         for at in range(0, outs, _PIECE)
     ]
     run_all(pieces, spread=rows * weight.size > _SPREAD_PRODUCT)
@@ -79,13 +96,15 @@ def _in_pieces(x: FloatArray, weight: FloatArray, block: int) -> FloatArray:
 
 
 def _piece(weight: FloatArray, columns: FloatArray, block: int, out: FloatArray) -> None:
-    """`weight @ columns` block by block, turned over into `out` [rows, outs]."""
+    """`weight` @ each group of `columns` block by block, turned over into `out` [rows, outs].
+
+    A block of the weight meets all groups while it is in the processor's cache.
+    """
     outs, width = weight.shape
     whole = outs - outs % block
-    found = np.empty((outs, columns.shape[1]), np.float32)
     if whole:
-        into = found[:whole].reshape(-1, block, columns.shape[1])
-        np.matmul(weight[:whole].reshape(-1, block, width), columns, out=into)
+        found = weight[:whole].reshape(-1, 1, block, width) @ columns
+        out[:, :whole] = found.transpose(1, 3, 0, 2).reshape(-1, whole)[: len(out)]
     if whole < outs:
-        np.matmul(weight[whole:], columns, out=found[whole:])
-    np.copyto(out, found[:, : len(out)].T)
+        rest = weight[whole:] @ columns
+        out[:, whole:] = rest.swapaxes(1, 2).reshape(-1, outs - whole)[: len(out)]
