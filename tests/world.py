@@ -315,7 +315,7 @@ class World:
         self.settle()
         conductor, hot = self.conductor, self.conductor.planner.hot
         conductor.check_integrity()
-        assert (conductor._speeches, conductor._spans, conductor.planner.turns) == ({}, {}, {})
+        assert (len(conductor.speeches), conductor.planner.turns) == (0, {})
         keeper = conductor.keeper
         assert self.holds() == sum(map(len, keeper.tiers.pins.paths.values()))
         assert keeper.lineage.nbytes(Tier.WARM) <= keeper.tiers.warm_cap

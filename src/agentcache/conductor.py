@@ -17,15 +17,7 @@ from agentcache.domain.errors import (
     Unavailable,
 )
 from agentcache.domain.events import Ended
-from agentcache.domain.notices import (
-    Compared,
-    Notice,
-    Placed,
-    Preempted,
-    Refused,
-    Stuck,
-    Token,
-)
+from agentcache.domain.notices import Compared, Preempted
 from agentcache.domain.path import Match
 from agentcache.domain.plan import (
     Park,
@@ -37,8 +29,7 @@ from agentcache.domain.planner import Planner
 from agentcache.domain.pool import BLOCK_TOKENS
 from agentcache.domain.request import Finish, Tier, TurnRequest
 from agentcache.domain.session import Session, SessionKey
-from agentcache.domain.spans import Span, concatenated
-from agentcache.domain.tokens import common_prefix
+from agentcache.domain.spans import Span
 from agentcache.domain.trace import Trace
 from agentcache.domain.turn import Turn
 from agentcache.expiry import Expiry
@@ -53,6 +44,7 @@ from agentcache.ports.tokenizer import Tokenizer
 from agentcache.rendering import PromptBuilder
 from agentcache.roots import Roots
 from agentcache.speech import Emit, Speech
+from agentcache.speeches import Speeches
 from agentcache.steps import Steps, said_of
 from agentcache.succession import on_a_fork, session_key, successor
 
@@ -83,9 +75,12 @@ class Conductor:
     grammars: Grammars | None = None
     compactor: Compactor = field(init=False)
     expiry: Expiry = field(init=False)
-    _speeches: dict[int, Speech] = field(factory=dict, init=False)
-    _spans: dict[int, tuple[Span, ...]] = field(factory=dict, init=False)
+    speeches: Speeches = field(init=False)
     _steps: Steps = field(init=False)
+
+    @speeches.default
+    def _no_speeches(self) -> Speeches:
+        return Speeches(self.planner, self.builder, self.telemetry)
 
     @_steps.default
     def _no_steps(self) -> Steps:
@@ -109,11 +104,7 @@ class Conductor:
             raise Unavailable("swapping")
         if request.when_busy == "fork" and self.planner.is_busy(request.identity):
             request = on_a_fork(request)
-        now = self.clock.monotonic()
-        speech = Speech(request, emit, now, self.builder.detokenizer(request.prompt))
-        number = self.planner.enqueue(request, now).number
-        self._speeches[number] = speech
-        return number
+        return self.speeches.enqueue(request, emit, self.clock.monotonic())
 
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
@@ -161,9 +152,7 @@ class Conductor:
 
     def fail_all(self, error: AgentCacheError) -> None:
         """The engine thread ends: tell everybody who still waits for something."""
-        for speech in self._speeches.values():
-            speech.emit(error)
-        self._speeches.clear()
+        self.speeches.fail_all(error)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every owner of state agrees with itself and the others."""
@@ -251,10 +240,8 @@ class Conductor:
             return
         turn = self.planner.turns[park.turn]
         trace = self._trace(turn, park.sequence, path)
-        speech = self._speeches.pop(park.turn)
-        spans = self._spans.pop(park.turn, None) or _prefilled(turn)
-        ended = _ended(turn, speech)
-        self._count(ended.finish, speech)
+        speech, spans = self.speeches.take(turn)
+        spans, ended = spans or _prefilled(turn), _ended(turn, speech)
         request = turn.request
         if spans is None or not request.store:
             owner = _heir(request) if request.store else None
@@ -300,10 +287,6 @@ class Conductor:
         tops = self.engine.likeliest(sequence, path.length) if turn.traced else ()
         return Trace(path.length, tops) if tops else None
 
-    def _count(self, finish: Finish, speech: Speech) -> None:
-        first = None if speech.first_at is None else speech.first_at - speech.arrived
-        self.telemetry.turn_ended(finish, len(speech.sampled), first)
-
     def _count_restored(self, start: Start, seconds: float) -> None:
         tier = self.planner.turns[start.turn].tier
         nbytes = sum(step.segment.nbytes for step in start.steps)
@@ -324,53 +307,16 @@ class Conductor:
         notices = self.planner.take_notices()
         now = self.clock.monotonic() if notices else 0.0
         for notice in notices:
-            self._tell_one(notice, now)
-
-    def _tell_one(self, notice: Notice, now: float) -> None:
-        if isinstance(notice, Refused):
-            speech = self._speeches.pop(notice.turn)
-            if speech.admitted:  # it gave its place up, and waited for another one
-                self._count(Finish.CANCELLED, speech)
-            speech.emit(notice.error)
-        elif isinstance(notice, Placed):
-            one = notice.admitted
-            self.telemetry.turn_started(one.prompt, one.cached, one.tier, one.miss)
-            self._speeches[notice.turn].admit(one)
-        elif isinstance(notice, Preempted):
-            self.telemetry.preempted()
-        elif isinstance(notice, Stuck):
-            log.warning(
-                "turn %s: nothing more fits its grammar", self.planner.turns[notice.turn].request.id
-            )
-            self._close(notice.turn)
-        elif isinstance(notice, Compared):
-            self._compared(notice)
-        else:
-            self._say(notice, now)
+            if isinstance(notice, Compared):
+                self._compared(notice)
+            elif isinstance(notice, Preempted):
+                self.telemetry.preempted()
+            else:
+                self.speeches.hear(notice, now)
 
     def _compared(self, notice: Compared) -> None:
         self.telemetry.compared(agreed=not notice.doubted)
         self.keeper.tiers.discard((one, SegmentCorrupt(one.key, _DOUBT)) for one in notice.doubted)
-
-    def _say(self, notice: Token, now: float) -> None:
-        turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]
-        if speech.last_at is not None:
-            self.telemetry.token_said(now - speech.last_at)
-        stopped = speech.say(notice.token, now, not notice.end, notice.logprobs)
-        if stopped or turn.finish is not None:
-            self._close(notice.turn, notice.end, stopped)
-
-    def _close(self, number: int, end: bool = False, stopped: bool = False) -> None:
-        """The turn says no more; the last token was its model's `end`, or a stop sequence."""
-        turn, speech = self.planner.turns[number], self._speeches[number]
-        speech.close()
-        said = speech.sampled[:-1] if end else speech.sampled
-        spans = self.builder.spans_after(turn.request.prompt, said, speech.text)
-        prompt = turn.request.prompt.tokens
-        keep = common_prefix(concatenated(spans), len(prompt), said, 0)
-        finish = Finish.STOP if stopped or speech.stop is not None else turn.finish or Finish.STOP
-        self.planner.finish(number, finish, keep)
-        self._spans[number] = spans
 
 
 def _written(
