@@ -14,8 +14,9 @@ from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.memory.telemetry import RecordingTelemetry
 from agentcache.domain.answer import Reading
-from agentcache.domain.errors import TurnCancelled
+from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.events import Admitted, Delta, Ended
+from agentcache.domain.planner import CLIENT_LEFT
 from agentcache.domain.request import Finish, Miss, Tier
 from agentcache.domain.spec import CacheSpec, LayerSpec
 from agentcache.inbox import Inbox
@@ -71,10 +72,10 @@ class ScriptedTurn:
             if not isinstance(event, Delta):
                 return
 
-    async def cancel(self) -> None:
+    async def cancel(self, why: AgentCacheError = CLIENT_LEFT) -> None:
         if not self.over:
             self.cancelled.set()
-            self.tell(TurnCancelled())
+            self.tell(why)
 
 
 @define(eq=False)

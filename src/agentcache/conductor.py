@@ -150,10 +150,6 @@ class Conductor:
         for number in tuple(self.planner.turns):
             self.planner.cancel(number, why)
 
-    def fail_all(self, error: AgentCacheError) -> None:
-        """The engine thread ends: tell everybody who still waits for something."""
-        self.speeches.fail_all(error)
-
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every owner of state agrees with itself and the others."""
         self.planner.check_integrity()

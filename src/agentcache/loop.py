@@ -17,6 +17,7 @@ from attrs import define, field, frozen
 from agentcache import native_end
 from agentcache.conductor import Conductor
 from agentcache.domain.errors import AgentCacheError, Unavailable
+from agentcache.domain.planner import CLIENT_LEFT
 from agentcache.domain.request import TurnRequest
 from agentcache.ports.clock import Clock
 from agentcache.ports.engine import ModelCard
@@ -134,9 +135,9 @@ class EngineLoop:
         """Queue a turn. The future holds its ticket, or why it was refused at once."""
         return self.ask(lambda conductor: self._enqueue(conductor, request, emit))
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Stop the turn of this ticket, wherever it is."""
-        self.ask(lambda conductor: self._cancel(conductor, ticket))
+    def cancel(self, ticket: Ticket, why: AgentCacheError = CLIENT_LEFT) -> None:
+        """Stop the turn of this ticket, wherever it is, because of `why`."""
+        self.ask(lambda conductor: self._cancel(conductor, ticket, why))
 
     def swap(self, assemble: Assemble, within: float) -> "Future[ModelCard]":
         """Let another model take the place of the one that is served.
@@ -174,7 +175,7 @@ class EngineLoop:
                 log.exception("the engine thread ends")  # why it did not open is told by wait_open
             self.problem, self.phase = error, "failed"
             if self._resident.conductor is not None:
-                self._resident.conductor.fail_all(Unavailable("failed"))
+                self._resident.conductor.speeches.fail_all(Unavailable("failed"))
             if not self.opened.done():
                 self.opened.set_exception(error)
         finally:
@@ -239,9 +240,9 @@ class EngineLoop:
             return Unavailable("swapping", self._resident.load_seconds)
         return None
 
-    def _cancel(self, conductor: Conductor, ticket: Ticket) -> None:
+    def _cancel(self, conductor: Conductor, ticket: Ticket, why: AgentCacheError) -> None:
         if ticket.model == self._resident.number:
-            conductor.planner.cancel(ticket.number)
+            conductor.planner.cancel(ticket.number, why)
 
     def _drain(self, until: float) -> None:
         self._stop_at = until

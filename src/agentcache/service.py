@@ -27,6 +27,7 @@ from agentcache.domain.errors import (
     refusal,
 )
 from agentcache.domain.events import Admitted, Delta, Ended, Event
+from agentcache.domain.planner import CLIENT_LEFT
 from agentcache.domain.request import Finish, TurnRequest
 from agentcache.inbox import Bell, Inbox
 from agentcache.loop import EngineLoop, Ticket
@@ -91,11 +92,14 @@ class RunningTurn:
         finally:
             self._inbox.close()
 
-    async def cancel(self) -> None:
-        """Stop it: its place is free within a step, what it computed is kept. Idempotent."""
+    async def cancel(self, why: AgentCacheError = CLIENT_LEFT) -> None:
+        """Stop it because of `why`, which whoever listens is told. Idempotent.
+
+        Its place is free within a step, what it computed is kept.
+        """
         if not self._over and not self._cancelled:
-            self._cancelled = True  # whoever listens is told so by the turn's end
-            self._loop.cancel(self._ticket)
+            self._cancelled = True
+            self._loop.cancel(self._ticket, why)
 
 
 @define(eq=False)

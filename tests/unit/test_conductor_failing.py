@@ -375,7 +375,7 @@ class TestFailures:
             world.step()
             second = world.begin(Talk("bob").ask("one"))
             problem = Unavailable("failed")
-            world.conductor.fail_all(problem)
+            world.conductor.speeches.fail_all(problem)
             assert (first.error, second.error) == (problem, problem)
             world.close()
             world.open()

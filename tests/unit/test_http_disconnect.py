@@ -117,7 +117,22 @@ async def test_draining_ends_those_who_take_too_long_and_tells_them() -> None:
     assert turn.cancelled.is_set()
     await running
     sent = b"".join(call.sent.get_nowait().get("body", b"") for _ in range(call.sent.qsize()))
-    assert frames(sent.decode())[-1]["error"]["code"] == "turn_cancelled"
+    error = frames(sent.decode())[-1]["error"]
+    assert (error["code"], "draining" in error["message"]) == ("unavailable", True)
+
+
+async def test_one_whom_draining_ends_before_it_heard_anything_is_told_when_to_come_back() -> None:
+    service = ScriptedService(script=(Delta("Hel", 1),))
+    edge = Edge(service, 1000)
+    call = Call(create_app(edge))
+    running = asyncio.create_task(call.run())
+    await service.turns.get()
+    await edge.drain(patience=0)
+    await running
+    start = call.sent.get_nowait()
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"retry-after"]) == (503, b"1")
+    assert b'"unavailable"' in call.sent.get_nowait()["body"]
 
 
 async def test_nothing_is_left_running_after_an_answer() -> None:
@@ -137,5 +152,6 @@ async def test_draining_is_over_when_those_whom_it_ended_are_told() -> None:
     await service.turns.get()
     await edge.drain(patience=0)
     sent = b"".join(call.sent.get_nowait().get("body", b"") for _ in range(call.sent.qsize()))
-    assert frames(sent.decode())[-1]["error"]["code"] == "turn_cancelled"
+    error = frames(sent.decode())[-1]["error"]
+    assert (error["code"], "draining" in error["message"]) == ("unavailable", True)
     await running

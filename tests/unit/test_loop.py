@@ -252,8 +252,8 @@ class TestDraining:
         running.loop.ask(lambda _: None)
         running.world.clock.advance(10)
         last = heard.last()
-        assert isinstance(last, Ended)
-        assert last.finish is Finish.CANCELLED
+        assert isinstance(last, Unavailable)
+        assert last.reason == "draining"
         running.loop.join()
 
     def test_everything_is_committed_before_it_ends(self, running: Looped) -> None:
@@ -342,7 +342,7 @@ class TestFailing:
         heard = long_turn(running)
         running.loop.ask(lambda one: setattr(one, "engine", _Unclosable(one.engine)))
         running.loop.stop(within=0)
-        assert isinstance(heard.last(), Ended)
+        assert isinstance(heard.last(), Unavailable)
         running.loop.join()
         assert hook.get(timeout=PATIENCE)
         with pytest.raises(Unavailable):

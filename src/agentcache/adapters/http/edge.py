@@ -103,7 +103,7 @@ class Edge:
     async def drain(self, patience: float) -> None:
         """Refuse new turns, and those that have no place yet; return when all others are answered.
 
-        What still runs after `patience` seconds is cancelled, and its client told so.
+        What still runs after `patience` seconds is cancelled, and its client told to come back.
         """
         self.draining = True
         beginning, self._beginning = self._beginning, set()
@@ -111,7 +111,7 @@ class Edge:
             task.cancel()
         await self._answered(patience)
         for turn in tuple(self._turns.values()):
-            await turn.cancel()
+            await turn.cancel(Unavailable("draining"))
         await self._answered(_TELLING)
 
     async def _answered(self, seconds: float) -> None:
