@@ -22,7 +22,7 @@ from agentcache.domain.request import (
 )
 from agentcache.domain.session import Session, SessionKey
 from agentcache.domain.spans import RenderedSpan
-from agentcache.domain.structure import Structure, grammar
+from agentcache.domain.structure import CalledTools, Structure, grammar
 from agentcache.domain.tools import tools_json
 from agentcache.rendering import miss_of
 from agentcache.succession import NAMELESS, check_name, continues
@@ -84,7 +84,8 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
     conductor.roots.codec(root)
     form = PLAIN if prompt.raw else conductor.tokenizer.answer_format()
     opened = form.opens(prompt.generation_prompt())
-    reading = Reading(form, ask.tools, turn, opened, single=not ask.several)
+    forced = isinstance(ask.structure, CalledTools)
+    reading = Reading(form, ask.tools, turn, opened, single=not ask.several, forced=forced)
     return TurnRequest(
         id=turn,
         identity=identity,

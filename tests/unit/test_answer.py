@@ -171,3 +171,25 @@ def test_a_call_that_is_nested_too_deeply_to_be_read_is_text() -> None:
 def test_half_a_character_in_a_call_is_replaced() -> None:
     [said] = read('<call>{"name": "f", "arguments": {"a": "x\\ud83d"}}</call>')
     assert said == call(0, '{"a": "x\N{REPLACEMENT CHARACTER}"}')
+
+
+FORCED = Reading(FORM, TOOLS, "turn", forced=True)
+
+
+@pytest.mark.parametrize("cut", ["<", "<cal", "<call>", '<call>{"name": "f"', f"<call>{CALL}</c"])
+def test_of_a_forced_call_that_is_cut_off_nothing_is_text(cut: str) -> None:
+    assert read(cut, FORCED) in ([], [call(0)])
+    assert read(f"<call>{CALL}</call>\n{cut}", FORCED) in ([call(0)], [call(0), call(1)])
+    message = FORCED.message(cut)
+    assert (message.content, message.said) == ("", cut)
+
+
+def test_a_thought_before_a_forced_call_is_told_though_it_is_cut_off() -> None:
+    opened = Reading(FORM, TOOLS, "turn", opened=True, forced=True)
+    assert read("hm", opened) == [Thought("hm")]
+    assert read("hm</think><ca", opened) == [Thought("hm")]
+
+
+def test_a_whole_forced_call_that_cannot_be_read_is_text() -> None:
+    text = '<call>{"name": "f", "arguments": {"a": 1e999}}</call>'
+    assert read(text, FORCED) == [Text(text)]

@@ -70,7 +70,8 @@ class Reading:
     """How one turn's answer is read; `tools` are those it may call, `seed` makes ids of calls.
 
     With `opened` the answer begins within a thought. With `single` it makes one call at most: what
-    comes after that is left out.
+    comes after that is left out. One that is `forced` is kept to calls: where it is cut within one,
+    what there is of that is no text.
     """
 
     format: AnswerFormat = PLAIN
@@ -78,6 +79,7 @@ class Reading:
     seed: str = ""
     opened: bool = False
     single: bool = False
+    forced: bool = False
 
     def reader(self) -> "AnswerReader":
         """A reader at the beginning of the answer."""
@@ -131,8 +133,12 @@ class AnswerReader:
         """The answer is over: what was held back."""
         rest, self._held = self._held, ""
         if self._within == "call":
-            return self._wanted(self._called(rest, "") if rest.strip() else ())
-        return self._wanted(self._told(rest))
+            last = self._wanted(self._called(rest, "") if rest.strip() else ())
+        else:
+            last = self._wanted(self._told(rest))
+        if self._reading.forced:
+            return [piece for piece in last if not isinstance(piece, Text)]
+        return last
 
     # -- inside ------------------------------------------------------------------------------
 
