@@ -89,7 +89,7 @@ async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
 
 
 def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the body is larger than {limit} bytes")
+    return HTTPException(413, f"the body is larger than {int(limit)} bytes")
 
 
 def _path(problem: str) -> str | None:
