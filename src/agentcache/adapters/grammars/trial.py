@@ -20,6 +20,7 @@ from agentcache.domain.errors import InvalidRequest
 SECONDS = 2  # of the processor; the largest grammars that fit take one
 NBYTES = 2**30  # of address space, a third of which the interpreter takes
 _SCRIPT = Path(__file__).with_name("trial_process.py")
+_COSTLY = ("allOf", "oneOf", "pattern", "patternProperties", "multipleOf", "maxLength", "maxItems")
 _TOKEN_IDS = re.compile(r"<\[\d+\]>")
 _A_TOKEN = "<[256]>"  # the one that there is
 
@@ -43,7 +44,9 @@ class Trial:
                 process.communicate()
                 self._process = None
         if not answer:
-            raise InvalidRequest("the schema cannot be used: it takes too much time or memory")
+            raise InvalidRequest(
+                f"the schema cannot be used: it takes too much time or memory{_suspects(grammar)}"
+            )
         if (problem := json.loads(answer)) is not None:
             raise InvalidRequest(f"the schema cannot be used: {first_line(problem)}")
 
@@ -52,6 +55,12 @@ class Trial:
             self._process = _begun(self._seconds)
             weakref.finalize(self, _end, self._process)
         return self._process
+
+
+def _suspects(grammar: str) -> str:
+    """Those keywords of the schemas in `grammar` that can cost much."""
+    found = [word for word in _COSTLY if re.search(rf'"{word}\\*"\s*:', grammar)]
+    return f" (what can cost much in it: {', '.join(found)})" if found else ""
 
 
 def first_line(problem: str) -> str:
