@@ -4,12 +4,22 @@ import json
 from random import Random
 
 import pytest
+from attrs import evolve
 
 from agentcache.adapters.grammars.llguidance import LLGrammars
 from agentcache.adapters.memory.tokenizer import END, MemoryTokenizer
 from agentcache.domain.answer import AnswerFormat, Call, Piece, Reading, Text, Thought, Tools
+from agentcache.domain.conversation import Json
+from agentcache.domain.dictated import dictated
 from agentcache.domain.errors import InvalidRequest
-from agentcache.domain.structure import ANY_OBJECT, CalledTools, JsonAnswer, Structure, grammar
+from agentcache.domain.structure import (
+    ANY_OBJECT,
+    MOST_DICTATED,
+    CalledTools,
+    JsonAnswer,
+    Structure,
+    grammar,
+)
 from agentcache.domain.tool_prompt import parse_calls
 
 TOKENIZER = MemoryTokenizer()
@@ -120,6 +130,61 @@ def test_white_space_between_the_parts_of_json_is_not_free() -> None:
     guide.accept(ord("{"))
     mask = guide.allowed()
     assert not [char for char in b" \n\t" if mask[char // 8] >> char % 8 & 1]
+
+
+def choices(structure: Structure, said: bytes) -> set[bytes]:
+    """What may follow `said`, which is said byte by byte."""
+    reading = READINGS["tags of control tokens"]
+    guide = GRAMMARS.guide(grammar(structure, reading, LEXICON.spelled))
+    for byte in said:
+        guide.allowed()
+        guide.accept(byte)
+    mask = guide.allowed()
+    return {piece for n, piece in enumerate(LEXICON.pieces) if mask[n // 8] >> n % 8 & 1}
+
+
+def test_what_a_schema_dictates_is_said_in_the_tokens_of_the_tokenizer_unless_it_is_long() -> None:
+    few = choices(JsonAnswer({"const": "the the"}), b'"')
+    many = choices(JsonAnswer({"const": "the " * 2000}), b'"')
+    assert len(few) == 1 < len(many)
+    assert few <= many
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_in_whatever_tokens_a_dictated_text_is_said_it_is_that_text(seed: int) -> None:
+    schema = {"type": "string", "pattern": "^(the ){9}$", "minLength": 36}
+    assert dictated(schema) > MOST_DICTATED
+    pieces = answered(JsonAnswer(schema), READINGS["no end"], Random(seed))
+    text = "".join(one.text for one in pieces if isinstance(one, Text))
+    assert json.loads(text) == "the " * 9
+
+
+def with_parameters(schema: Json) -> Reading:
+    tool = {"name": "look", "parameters": schema}
+    return evolve(READINGS["tags of text"], tools=({"type": "function", "function": tool},))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"at": {"pattern": "^(the ){9}$", "minLength": 36}}, "required": ["at"]},
+        {"additionalProperties": False},
+        {"type": ["null", "object"], "additionalProperties": False},
+        {"$ref": "#/$defs/any", "$defs": {"any": {"maxProperties": 0}}},
+        {"anyOf": [{"type": "null"}, {"additionalProperties": False}]},
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_arguments_are_an_object_whatever_their_schema_leaves_open(schema: Json, seed: int) -> None:
+    pieces = answered(CalledTools(several=False), with_parameters(schema), Random(seed))
+    [said] = [piece.call for piece in pieces if isinstance(piece, Call)]
+    assert isinstance(json.loads(said.arguments), dict)
+
+
+@pytest.mark.parametrize("schema", [{"type": "string"}, {"type": ["null"]}, [1], 7, {"type": 1}])
+def test_parameters_that_are_no_object_cannot_be_called_for(schema: Json) -> None:
+    with pytest.raises(InvalidRequest, match='parameters of "look"'):
+        grammar(CalledTools(), with_parameters(schema), LEXICON.spelled)
 
 
 @pytest.mark.parametrize(

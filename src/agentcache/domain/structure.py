@@ -11,12 +11,15 @@ from attrs import frozen
 
 from agentcache.domain.answer import AnswerFormat, Reading, Tools
 from agentcache.domain.conversation import Json
+from agentcache.domain.dictated import dictated
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import Grammar
 from agentcache.domain.schema_refs import check_refs
 
 ANY_OBJECT: Mapping[str, Json] = {"type": "object"}
+MOST_DICTATED = 4096  # characters
 _NO_WHITE_SPACE = {"whitespace_flexible": False}
+_IN_ANY_TOKENS = '%llguidance {"no_forcing": true}'
 
 Spell = Callable[[str], str]  # a text, as Lark: its control tokens by id, all else quoted
 
@@ -57,6 +60,10 @@ def grammar(structure: Structure, reading: Reading, spell: Spell) -> Grammar:
         rules.append(f"answer: {_json(structure.schema)}")
     if begun and form.thinks is not None:
         rules += _thinking(form.thinks, spell)
+    if any(dictated(schema) > MOST_DICTATED for schema in _schemas(structure, tools)):
+        # What is dictated is sampled in the tokens that the tokenizer has for it. To find them,
+        # each step looks at all of it that is to come: 40 ms for 200 kB, while every turn waits.
+        rules.insert(0, _IN_ANY_TOKENS)
     return Grammar("\n".join(rules))
 
 
@@ -71,12 +78,20 @@ def _calls(wanted: CalledTools, form: AnswerFormat, tools: Tools, spell: Spell) 
     for at, function in enumerate(asked):
         name = json.dumps(function["name"], ensure_ascii=False)
         head = _quoted(f'{{"name":{name},"arguments":')
-        parameters = function.get("parameters") or ANY_OBJECT
-        if not isinstance(parameters, Mapping):
-            raise InvalidRequest(f"the parameters of {name} are no JSON schema", "tools")
+        parameters = _objects(function.get("parameters") or ANY_OBJECT, name)
         last = spell(end) if end else ""
         rules.append(f'call_{at}: {spell(begin)} {head} {_json(parameters)} "}}" {last}')
     return rules
+
+
+def _objects(parameters: Json, name: str) -> Mapping[str, Json]:
+    """The schema of arguments, which are objects even if the schema does not say so."""
+    if not isinstance(parameters, Mapping):
+        raise InvalidRequest(f"the parameters of {name} are no JSON schema", "tools")
+    kinds = parameters.get("type", "object")
+    if kinds != "object" and not (isinstance(kinds, list | tuple) and "object" in kinds):
+        raise InvalidRequest(f"the parameters of {name} are not of type object", "tools")
+    return {**parameters, "type": "object"}
 
 
 def _asked(names: Sequence[str], tools: Tools) -> list[Mapping[str, Json]]:
@@ -88,6 +103,16 @@ def _asked(names: Sequence[str], tools: Tools) -> list[Mapping[str, Json]]:
         problem = f"there is no tool {sorted(missing)[0]!r}" if missing else "there are no tools"
         raise InvalidRequest(f"{problem} that could be called", "tool_choice")
     return chosen
+
+
+def _schemas(structure: Structure, tools: Tools) -> list[Mapping[str, Json]]:
+    """The schemas that the answer may have to fit."""
+    found = [structure.schema] if isinstance(structure, JsonAnswer) else []
+    if isinstance(structure, CalledTools) or structure.calls:
+        functions = [tool["function"] for tool in tools]
+        parameters = [one.get("parameters") for one in functions if isinstance(one, Mapping)]
+        found += [one for one in parameters if isinstance(one, Mapping)]
+    return found
 
 
 def _thinking(markers: tuple[str, str], spell: Spell) -> list[str]:
