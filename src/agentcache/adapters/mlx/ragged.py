@@ -9,9 +9,8 @@ from typing import cast
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import KVCache
 
-from agentcache.adapters.mlx.arrays import ArrayLeaf
+from agentcache.adapters.mlx.arrays import ArrayLeaf, HoldingCache
 from agentcache.adapters.mlx.buffers import BufferLeaf
 from agentcache.adapters.mlx.handles import (
     ArrayHandle,
@@ -46,7 +45,7 @@ class RaggedLeaf:
         on_host = [leaf for leaf in found if isinstance(leaf, BufferLeaf | BufferWindow)]
         if len(on_host) == len(found):
             return cls(on_host, offset)
-        if all(type(leaf) in (KVCache, ArrayWindow) for leaf in found):
+        if all(isinstance(leaf, HoldingCache | ArrayWindow) for leaf in found):
             return cls(cast(tuple[DeviceLeaf, ...], found), offset)
         raise TypeError(f"{type(found[0]).__name__} cannot be in a ragged batch")
 
