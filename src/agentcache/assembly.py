@@ -114,7 +114,7 @@ class Assembly:
         roots = Roots(engine.card, salt, self.codecs)
         return Conductor(
             engine=engine,
-            planner=self._planner(roots, keeper.lineage),
+            planner=self._planner(roots, keeper),
             keeper=keeper,
             fetcher=Fetcher(engine.card.spec, self.segments),
             tokenizer=tokenizer,
@@ -134,7 +134,7 @@ class Assembly:
         room = DiskRoom(tiers, self.budgets.disk, self.budgets.disk_floor, self.free_bytes)
         return Keeper(spec, tiers, room)
 
-    def _planner(self, roots: Roots, lineage: Lineage) -> Planner:
+    def _planner(self, roots: Roots, keeper: Keeper) -> Planner:
         card = roots.card
         hot = HotTier(BlockPool(self.budgets.blocks(card.spec)), price(card.spec))
         limits = evolve(
@@ -142,7 +142,8 @@ class Assembly:
             in_flight=card.in_flight,
             context=min(card.context, self.limits.context),
         )
-        return Planner(lineage, hot, card.ends, limits, Canaries(self._tolerance(roots)))
+        canaries = Canaries(self._tolerance(roots))
+        return Planner(keeper.lineage, hot, keeper.registry, card.ends, limits, canaries)
 
     def _tolerance(self, roots: Roots) -> Callable[[bytes], float | None]:
         """How far rows of a root may be from what they were; None where nobody looks."""

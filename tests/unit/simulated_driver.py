@@ -71,7 +71,7 @@ def planner_of(
 ) -> Planner:
     """A planner over an empty lineage and `blocks` blocks of memory."""
     hot = HotTier(BlockPool(blocks))
-    return Planner(Lineage(spec), hot, frozenset(ends), limits or Limits())
+    return Planner(Lineage(spec), hot, ends=frozenset(ends), limits=limits or Limits())
 
 
 @define(eq=False)

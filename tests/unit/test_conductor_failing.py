@@ -13,6 +13,7 @@ from agentcache.domain.errors import (
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Tier
 from agentcache.domain.session import Session
+from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import TurnState
 from tests.talks import Said, Talk
 from tests.world import World
@@ -230,6 +231,23 @@ class TestWaitingForAPlace:
         world.settle()
         assert first.over
         world.check_answer(second)
+
+    def test_a_turn_that_waited_goes_on_from_where_its_agent_stands_by_then(self) -> None:
+        """Of rows that are so few only who knows that they are its own goes on from them."""
+        with World(limits=Limits(batch=1), least_shared=10_000) as world:
+            talk = Talk("ada")
+            first = world.begin(talk.ask("one and no more"))
+            talk.take_back()
+            second = world.begin(talk.ask("one and another"))
+            assert second.request.cursor is None
+            while first.number in world.conductor.planner.turns:
+                world.step()
+            world.rest_hot()
+            world.settle()
+            assert second.admitted.tier is Tier.WARM
+            shared = common_prefix(first.request.prompt.tokens, 0, second.request.prompt.tokens, 0)
+            assert second.admitted.cached == shared > 0
+            world.check_answer(second)
 
     def test_others_have_as_many_as_they_like(self, world: World) -> None:
         for _ in range(3):

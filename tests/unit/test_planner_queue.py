@@ -285,7 +285,7 @@ class _Watched(Planner):
 
 def test_turns_that_wait_are_not_looked_at_again_while_nothing_happened() -> None:
     plain = drive_of(chunk=10).planner
-    planner = _Watched(plain.lineage, plain.hot, plain.ends, plain.limits)
+    planner = _Watched(plain.lineage, plain.hot, ends=plain.ends, limits=plain.limits)
     drive = Drive(planner)
     drive.ask(request([*SYSTEM, 1], shared=100, max_tokens=40))
     for tail in range(2, 6):

@@ -7,21 +7,24 @@ from agentcache.domain.lineage import Lineage
 from agentcache.domain.path import Match
 from agentcache.domain.plan import Resize, Start
 from agentcache.domain.request import Tier
+from agentcache.domain.session import Cursor
 from agentcache.domain.tokens import common_prefix
 from agentcache.domain.turn import Sequence, Turn, TurnState
 
 WORTH_WAITING_FOR = 64
 
 
-def place(turn: Turn, hot: HotTier, lineage: Lineage, reserve: int) -> Start | Resize | None:
-    """Give `turn` a sequence; None when there is no memory for it now.
+def place(
+    turn: Turn, cursor: Cursor | None, hot: HotTier, lineage: Lineage, reserve: int
+) -> Start | Resize | None:
+    """Give `turn`, whose session stands at `cursor`, a sequence; None when there is no memory now.
 
     It goes on from wherever it has least to compute: the sequence that its session left resting,
     or the rows that the lineage knows. There is room for
     `reserve` tokens more, as far as it may want them.
     """
     ids = turn.ids
-    match = _longest(turn, lineage)
+    match = _longest(turn, cursor, lineage)
     wanted = min(turn.max_tokens - len(turn.sampled), reserve)
     capacity = min(len(ids) + wanted, hot.capacity)
     resting = hot.resting(turn.request.session)
@@ -48,15 +51,15 @@ def prefix_is_coming(turn: Turn, running: Iterable[Turn]) -> bool:
     return False
 
 
-def _longest(turn: Turn, lineage: Lineage) -> Match:
+def _longest(turn: Turn, cursor: Cursor | None, lineage: Lineage) -> Match:
     """What the lineage knows of the turn's tokens. Of its own session every row counts: few rows of
     a segment are not worth depending on others for, but this agent depends on itself.
     """
     ids, request = turn.ids, turn.request
     match = lineage.match(request.root, ids, turn.most_restored)
-    if request.cursor is None:
+    if cursor is None:
         return match
-    own = lineage.along(request.cursor, ids, min(len(ids), turn.most_restored))
+    own = lineage.along(cursor, ids, min(len(ids), turn.most_restored))
     return own if own.restore > match.restore else match
 
 

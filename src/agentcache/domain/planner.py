@@ -13,12 +13,10 @@ from agentcache.domain.canaries import Canaries
 from agentcache.domain.errors import (
     AgentCacheError,
     IntegrityError,
-    InvalidRequest,
     Overloaded,
-    PromptTooLong,
     TurnCancelled,
 )
-from agentcache.domain.growing import enlarge, is_full, youngest_alive
+from agentcache.domain.growing import is_full, make_room
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Stuck, Token
@@ -27,7 +25,6 @@ from agentcache.domain.parking import due_park, is_exportable, park_to
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
     Found,
-    Grow,
     Park,
     Plan,
     Resize,
@@ -37,10 +34,11 @@ from agentcache.domain.plan import (
     StepPlan,
     StepResult,
 )
+from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Finish, Identity, Miss, TurnRequest
 from agentcache.domain.session import SessionKey
 from agentcache.domain.stepping import next_step, rows_of
-from agentcache.domain.turn import Turn, TurnState, marks_of
+from agentcache.domain.turn import Turn, TurnState
 from agentcache.domain.waiting import AgentOrder, TurnQueue
 
 CLIENT_LEFT = TurnCancelled()
@@ -48,7 +46,8 @@ CLIENT_LEFT = TurnCancelled()
 
 @define(eq=False)
 class Planner:
-    """Owns the queue and the running turns; asks the hot tier for memory, the lineage for rows.
+    """Owns the queue and the running turns; asks the hot tier for memory, the lineage for rows,
+    the registry for where sessions stand.
 
     Who waits is looked at only when something happened that may let somebody start: a step costs
     the same however many wait.
@@ -56,6 +55,7 @@ class Planner:
 
     lineage: Lineage
     hot: HotTier
+    registry: SessionRegistry = field(factory=SessionRegistry)
     ends: frozenset[int] = frozenset()
     limits: Limits = field(factory=Limits)
     canaries: Canaries = field(factory=Canaries)
@@ -98,19 +98,11 @@ class Planner:
 
     def enqueue(self, request: TurnRequest, now: float) -> Turn:
         """Let a new turn wait for its place. Raises PromptTooLong, InvalidRequest, Overloaded."""
-        most = min(self.limits.context, self.hot.capacity)
-        length = len(request.prompt)
-        if not length:
-            raise InvalidRequest("the prompt is empty", "messages")
-        if length >= most:
-            raise PromptTooLong(tokens=length, limit=most - 1)
+        most, spec = min(self.limits.context, self.hot.capacity), self.lineage.spec
+        turn = Turn.of(self._numbers + 1, request, now, most, spec)
         self.check_queue()
         self._numbers += 1
-        wanted = most if request.max_tokens is None else request.max_tokens
-        room = min(wanted, most - length)
-        marks = marks_of(request.prompt, self.lineage.spec)
-        turn = Turn(self._numbers, request, now, room, marks, miss=request.prompt.miss)
-        turn.traced = self.canaries.traces(request, self.lineage.spec)
+        turn.traced = self.canaries.traces(request, spec)
         self.turns[turn.number] = turn
         self._agents.add(turn)
         self._wait(turn)
@@ -217,7 +209,7 @@ class Planner:
         """All that shall be done now, before the next call."""
         if parks := self._parks():  # who grows or starts next shall find what is kept now
             return Plan(parks, self.hot.take_dropped())
-        grows, preempted = self._grow()
+        grows, preempted = make_room(self._running, self.hot, self.limits.reserve, self._preempt)
         stirred, self._stirred = self._stirred, bool(preempted) and self._stirred
         starts, resizes = self._start(now) if stirred and not preempted else ((), ())
         self._expire(now)  # who finds a place just now is not late
@@ -344,8 +336,7 @@ class Planner:
             self._refuse(turn, Overloaded(waited, self._retry_after(), "queue_timeout"))
 
     def _retry_after(self) -> float:
-        ahead = (len(self._queue) + len(self._running)) / self.limits.batch
-        return min(60.0, max(1.0, ahead * self._turn_seconds))
+        return min(60.0, max(1.0, len(self.turns) / self.limits.batch * self._turn_seconds))
 
     # -- the parts of a plan -----------------------------------------------------------------
 
@@ -361,7 +352,7 @@ class Planner:
         resizes: list[Resize] = []
         while len(self._running) < self.limits.batch:
             turn = self._queue.first(self._may_start)
-            found = place(turn, self.hot, self.lineage, self.limits.reserve) if turn else None
+            found = self._placed(turn) if turn else None
             if turn is None or found is None:
                 break
             self._queue.take(turn)
@@ -376,28 +367,14 @@ class Planner:
                 self._place(turn)
         return tuple(starts), tuple(resizes)
 
+    def _placed(self, turn: Turn) -> Start | Resize | None:
+        """Looks up where its session stands: that may have moved on since the turn came."""
+        known = self.registry.get(turn.request.session) if turn.request.session else None
+        cursor = known.cursor if known is not None else turn.request.cursor
+        return place(turn, cursor, self.hot, self.lineage, self.limits.reserve)
+
     def _may_start(self, turn: Turn) -> bool:
         return self._agents.is_first(turn) and not prefix_is_coming(turn, self._running.values())
-
-    def _grow(self) -> tuple[tuple[Grow, ...], tuple[Park, ...]]:
-        """Make room for the next token of every decoding turn, the oldest first.
-
-        Where there is none, the youngest turns give their place up and wait for it again.
-        """
-        if not any(map(is_full, self._running.values())):
-            return (), ()
-        grown: list[Grow] = []
-        preempted: list[Park] = []
-        for turn in sorted(self._running.values(), key=lambda one: one.number):
-            while turn.number in self._running and is_full(turn):
-                if enlarge(turn, self.hot, self.limits.reserve):
-                    grown.append(Grow(turn.number, turn.live.number, turn.live.capacity))
-                    continue
-                victim = youngest_alive(self._running.values())
-                if victim.live.flying:  # no step is planned until it has landed
-                    return tuple(grown), tuple(preempted)
-                preempted.append(self._preempt(victim))
-        return tuple(grown), tuple(preempted)
 
     def _preempt(self, turn: Turn) -> Park:
         stop = turn.live.rows if turn.request.store else turn.live.kept

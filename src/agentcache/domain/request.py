@@ -153,7 +153,7 @@ class TurnRequest:
     """One turn, ready to be queued.
 
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
-    on from, if one is known, `cursor` where that stands, and `trace` what its last rows said.
+    on from, if one is known, `cursor` where that stood then, and `trace` what its last rows said.
     `deadline` is when it is refused if it still waits, in seconds of the monotonic clock.
     `expected` is how many of its tokens the session's rows should cover. With `store` false it uses
     what is there and leaves nothing behind; unless it is `findable`, its answer is remembered, but

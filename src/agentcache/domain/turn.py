@@ -1,11 +1,12 @@
 """A turn on its way through the planner, and the live sequence it works on."""
 
 from enum import Enum
+from typing import Self
 
 from attrs import define, field
 
 from agentcache.domain.canary import Canary
-from agentcache.domain.errors import AgentCacheError
+from agentcache.domain.errors import AgentCacheError, InvalidRequest, PromptTooLong
 from agentcache.domain.events import Admitted
 from agentcache.domain.request import Finish, Miss, Prompt, Tier, TurnRequest
 from agentcache.domain.session import SessionKey
@@ -111,6 +112,19 @@ class Turn:
     traced: bool = False
     bypassed: int = 0  # steps in which another turn's prefill went first
     _cut: tuple[int, int] = field(default=(-1, 0), init=False, repr=False)  # asked for last
+
+    @classmethod
+    def of(cls, number: int, request: TurnRequest, now: float, most: int, spec: CacheSpec) -> Self:
+        """A new turn, of at most `most` tokens. Raises InvalidRequest, PromptTooLong."""
+        length = len(request.prompt)
+        if not length:
+            raise InvalidRequest("the prompt is empty", "messages")
+        if length >= most:
+            raise PromptTooLong(tokens=length, limit=most - 1)
+        wanted = most if request.max_tokens is None else request.max_tokens
+        marks = marks_of(request.prompt, spec)
+        room = min(wanted, most - length)
+        return cls(number, request, now, room, marks, miss=request.prompt.miss)
 
     @property
     def ids(self) -> "Tokens[int]":
