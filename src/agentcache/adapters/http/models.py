@@ -43,7 +43,7 @@ def require_model(service: Service, name: str) -> None:
     names = service.models()
     if name not in names:
         remedy = f"Served: {', '.join(names)}. POST /v1/admin/model loads another one"
-        raise ModelError(name, "is not served here", remedy)
+        raise ModelError(name, "it is not served here", remedy)
 
 
 def _now() -> datetime:
