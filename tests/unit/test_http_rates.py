@@ -82,6 +82,15 @@ async def test_an_answer_tells_the_limits_and_what_is_left_of_them() -> None:
     assert re.fullmatch(r'"tenant";r=4;t=\d+, "agent";r=1;t=\d+', headers["ratelimit"])
 
 
+async def test_a_refusal_tells_them_too() -> None:
+    async with limited(tenant="1/minute") as client:
+        await ask(client)
+        refused = await ask(client)
+    assert refused.status_code == 429
+    assert refused.headers["ratelimit-policy"] == '"tenant";q=1;w=60'
+    assert re.fullmatch(r'"tenant";r=0;t=\d+', refused.headers["ratelimit"])
+
+
 async def test_without_limits_nothing_is_told_of_them() -> None:
     async with limited() as client:
         assert "ratelimit" not in (await ask(client)).headers

@@ -67,7 +67,10 @@ class Edge:
             if self.draining:
                 raise Unavailable("draining")
             ask = with_wishes(evolve(ask, identity=identity), request.headers)
-            add_headers(request.scope, await self.rates.take(identity))
+            try:
+                await self.rates.take(identity)
+            finally:
+                add_headers(request.scope, await self.rates.headers(identity))
         turn: RunningTurn | None = None
         try:
             with self._refusable():

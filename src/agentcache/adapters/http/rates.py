@@ -39,14 +39,18 @@ class RateLimiter:
     def _nothing_counted(self) -> SlidingWindowCounterRateLimiter:
         return SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    async def take(self, identity: Identity) -> Mapping[str, str]:
-        """Count one turn; returns the headers to send. Raises Overloaded for one too many."""
+    async def take(self, identity: Identity) -> None:
+        """Count one turn. Raises Overloaded for one too many, which is not counted."""
         windows = self._windows(identity)
         for one in windows:
             if not await self._limiter.test(one.rate, *one.key):
                 raise await self._refusal(one)
         for one in windows:
             await self._limiter.hit(one.rate, *one.key)
+
+    async def headers(self, identity: Identity) -> Mapping[str, str]:
+        """The headers that tell what is left to it."""
+        windows = self._windows(identity)
         if not windows:
             return {}
         return {
