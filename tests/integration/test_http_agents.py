@@ -121,6 +121,22 @@ async def test_an_agent_tells_what_it_holds_and_what_was_said(whole: Whole) -> N
     }
 
 
+async def test_an_agents_hit_rate_is_the_share_of_its_prompts_that_was_not_computed_again(
+    whole: Whole,
+) -> None:
+    said = ["Tell me of the sea. " * 20]
+    async with client(whole) as http:
+        first = (await say(http, "ann", *said)).json()
+        assert (await http.get(at("ann"))).json()["hit_rate"] == 0
+        said += [first["choices"][0]["message"]["content"], "And of the sky?"]
+        second = (await say(http, "ann", *said)).json()
+        agent = (await http.get(at("ann"))).json()
+    asked = first["usage"]["prompt_tokens"] + second["usage"]["prompt_tokens"]
+    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert agent["hit_rate"] == pytest.approx(cached / asked, abs=1e-4)
+    assert agent["hit_rate"] > 0.3
+
+
 async def test_agents_are_listed_by_name_a_page_at_a_time(whole: Whole) -> None:
     async with client(whole) as http:
         for name in ("cat", "ann", "bob"):

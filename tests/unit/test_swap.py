@@ -146,6 +146,17 @@ class TestSwapping:
         with two_models() as it:
             asyncio.run(scene(it))
 
+    def test_a_model_is_closed_before_the_next_one_is_loaded(self) -> None:
+        async def scene(it: Swapped) -> None:
+            old, closed = it.engines[0](), list[bool]()
+            assert old is not None
+            it.before_load = lambda _ref: closed.append(old.closed)
+            await it.service.swap("other")
+            assert closed == [True]
+
+        with two_models() as it:
+            asyncio.run(scene(it))
+
     def test_a_model_that_is_served_already_is_not_loaded_again(self) -> None:
         async def scene(it: Swapped) -> None:
             assert (await it.service.swap("memory")).name == "memory"
