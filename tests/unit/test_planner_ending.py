@@ -5,6 +5,7 @@ import pytest
 from agentcache.domain.errors import (
     IntegrityError,
     TurnCancelled,
+    Unavailable,
 )
 from agentcache.domain.notices import Limits, Stuck
 from agentcache.domain.plan import Plan, SequenceFailed, StepResult
@@ -66,6 +67,19 @@ def test_a_turn_that_is_cancelled_while_its_rows_are_fetched_ends_when_they_are(
     drive.round()
     assert list(drive.live) == [1]
     assert drive.planner.lineage.coldest(Tier.WARM) is not None, "its lease is released"
+
+
+def test_a_turn_that_is_cut_off_while_its_rows_are_fetched_is_told_why() -> None:
+    drive = drive_of()
+    drive.ask(request([1, 2, 3], max_tokens=1))
+    drive.run()
+    turn = drive.ask(request([1, 2, 3, 4]))
+    drive.round()
+    assert turn.state is TurnState.FETCHING
+    draining = Unavailable("draining")
+    drive.planner.cancel(turn.number, draining)
+    drive.fetch(turn.number)
+    assert drive.told[2].ended == [draining]
 
 
 def test_the_models_end_token_ends_a_turn_and_is_told_as_no_text() -> None:
