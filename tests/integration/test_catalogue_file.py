@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
+from agentcache.adapters.disk.schema import VERSION
 from agentcache.domain.conversation import Message
 from agentcache.domain.errors import HomeError, StoreFull
 from agentcache.domain.session import Session, SessionKey
@@ -108,7 +109,9 @@ def test_a_file_of_a_newer_schema_is_refused_and_left_alone(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(HomeError, match=r"schema 99, this agentcache knows 2\. Use the newer"):
+    with pytest.raises(
+        HomeError, match=rf"schema 99, this agentcache knows {VERSION}\. Use the newer"
+    ):
         SqliteSessionStore.open(path)
     assert path.read_bytes() == before
 

@@ -95,7 +95,7 @@ class TestHome:
             catalogue = SqliteSessionStore.open(opened.catalogue)
             the(found(opened.path), "ok", "catalogue", "log")
             catalogue.close()
-        the(found(opened.path), "ok", "catalogue", "schema 2")
+        the(found(opened.path), "ok", "catalogue", f"schema {schema.VERSION}")
 
     def test_a_catalogue_of_another_program(self, home: Path) -> None:
         path = home / "catalogue.sqlite3"

@@ -134,8 +134,8 @@ async def test_a_wrong_method_is_told_which_are_right() -> None:
         assert (await client.get("/v1/chat/completions")).headers["allow"] == "POST"
 
 
-def test_every_error_that_a_turn_can_raise_is_in_the_table() -> None:
-    """What is left out are errors of the store and of start-up, which no turn raises."""
+def test_every_error_that_a_request_can_raise_is_in_the_table() -> None:
+    """What is left out are errors of the store and of start-up, which no request raises."""
     inside = {
         errors.Closed,
         errors.AdapterError,
@@ -147,7 +147,6 @@ def test_every_error_that_a_turn_can_raise_is_in_the_table() -> None:
         errors.SegmentCorrupt,
         errors.CatalogueConflict,
         errors.CommitInDoubt,
-        errors.StoreFull,
         errors.IntegrityError,
     }
     ours = {kind for kind in vars(errors).values() if isinstance(kind, type)}
