@@ -63,7 +63,7 @@ def conducted(streams: int, tokens: int) -> float:
     for number in range(streams):
         said = Conversation((Message("user", f"I am number {number}"),))
         ask = Ask(Identity(), said, max_tokens=tokens)
-        conductor.enqueue(prepared(ask, conductor, math.inf), emit)
+        conductor.enqueue(prepared(ask, conductor, math.inf, 0.0), emit)
     began = time.process_time()
     while len(over) < streams:
         conductor.round()

@@ -45,6 +45,7 @@ class ScriptedTurn:
     id: str
     admitted: Admitted
     reading: Reading = field(factory=Reading)
+    asked: float = 1_700_000_000.5
     cancelled: asyncio.Event = field(factory=asyncio.Event, init=False)
     over: bool = field(default=False, init=False)
     _inbox: "Inbox[Told]" = field(factory=Inbox, init=False)

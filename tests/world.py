@@ -229,7 +229,7 @@ class World:
         """Prepare and queue a turn, as the service does."""
         self.clock.advance(0.001)
         deadline = self.clock.monotonic() + (ask.timeout or PATIENCE)
-        said = Said(prepared(ask, self.conductor, deadline))
+        said = Said(prepared(ask, self.conductor, deadline, self.clock.wall()))
         said.number = self.conductor.enqueue(said.request, said.events.append)
         return said
 

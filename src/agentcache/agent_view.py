@@ -7,7 +7,7 @@ from contextlib import suppress
 from attrs import frozen
 
 from agentcache.conductor import Conductor
-from agentcache.domain.conversation import turn_starts
+from agentcache.domain.conversation import Message, turn_starts
 from agentcache.domain.path import Step
 from agentcache.domain.request import Tier
 from agentcache.domain.session import Session
@@ -42,6 +42,21 @@ class AgentView:
     hits: int
     prompt_tokens: int
     cached_tokens: int
+
+
+@frozen
+class StoredAnswer:
+    """An answer by its turn: the conversation up to it, of a session `created` then (wall-clock
+    seconds).
+    """
+
+    messages: tuple[Message, ...]
+    created: float
+
+    @property
+    def message(self) -> Message:
+        """The answer itself."""
+        return self.messages[-1]
 
 
 def views(conductor: Conductor, tenant: str, nameless: bool = False) -> Iterator[AgentView]:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from attrs import define, evolve
 
-from agentcache.agent_view import AgentView, views
+from agentcache.agent_view import AgentView, StoredAnswer, views
 from agentcache.conductor import Conductor
 from agentcache.domain.conversation import Conversation, Message, turn_starts
 from agentcache.domain.errors import (
@@ -67,10 +67,10 @@ class Agents:
         session = self._session(tenant, name)
         return Conversation(session.messages, parsed_tools(session.tools))
 
-    def answer(self, tenant: str, turn: str) -> tuple[Message, ...]:
-        """The conversation up to the answer of `turn`. Raises UnknownAnswer, Unavailable."""
+    def answer(self, tenant: str, turn: str) -> StoredAnswer:
+        """The answer of `turn`. Raises UnknownAnswer, Unavailable."""
         session, at = self._answered(tenant, turn)
-        return session.messages[: at + 1]
+        return StoredAnswer(session.messages[: at + 1], session.created)
 
     # -- changing ----------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Agents:
                 _forget(conductor, session, done)
             else:
                 messages = (
-                    evolve(one, turn=None) if one.turn == turn else one for one in session.messages
+                    one.unfindable() if one.turn == turn else one for one in session.messages
                 )
                 _write(conductor, evolve(session, messages=tuple(messages)), done)
 

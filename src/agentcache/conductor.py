@@ -10,6 +10,7 @@ from functools import partial
 from attrs import define, evolve, field
 
 from agentcache.compactor import Compactor
+from agentcache.domain.conversation import Outcome
 from agentcache.domain.errors import (
     AgentCacheError,
     SegmentCorrupt,
@@ -251,8 +252,9 @@ class Conductor:
         left = None if before else self._leaves(request, key)
         before = before or (left and evolve(left, key=key))
         now, answer = self.clock.wall(), speech.text if speech.sampled else None
+        outcome = _outcome(ended, request, now)
         session = successor(
-            key, before, request, spans, path.cursor, now, answer, turn.cached, trace
+            key, before, request, spans, path.cursor, now, answer, turn.cached, trace, outcome
         )
         self.planner.parked(turn.number, key, self.clock.monotonic())
         tell = partial(speech.emit, ended)
@@ -353,3 +355,8 @@ def _ended(turn: Turn, speech: Speech) -> Ended:
         speech.stop,
         turn.problem,
     )
+
+
+def _outcome(ended: Ended, request: TurnRequest, now: float) -> Outcome:
+    finish, asked = ended.finish.value, request.asked
+    return Outcome(finish, asked, now, ended.prompt, ended.cached, ended.completion)

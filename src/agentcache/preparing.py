@@ -62,9 +62,10 @@ class Ask:
         return self.conversation.tools if self.calls else ()
 
 
-def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
+def prepared(ask: Ask, conductor: Conductor, deadline: float, now: float) -> TurnRequest:
     """The turn that `ask` asks for, which waits for a place until `deadline` (monotonic seconds).
 
+    `now` is in wall-clock seconds.
     For any thread. Raises InvalidRequest, Unavailable when another model is served meanwhile.
     """
     identity, registry = ask.identity, conductor.keeper.registry
@@ -101,6 +102,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float) -> TurnRequest:
         trace=known.trace if known and known.key.root == root else None,
         expected=_expected(prompt, known),
         deadline=deadline,
+        asked=now,
         store=ask.store,
         findable=ask.findable,
         priority=ask.priority,

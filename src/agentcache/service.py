@@ -55,9 +55,13 @@ class Health:
 
 @define(eq=False)
 class RunningTurn:
-    """A turn that has its place. Iterate over it for Delta..., Ended; or cancel it."""
+    """A turn that has its place. Iterate over it for Delta..., Ended; or cancel it.
+
+    It was `asked` for then, in wall-clock seconds.
+    """
 
     id: str
+    asked: float
     admitted: Admitted
     reading: Reading
     _ticket: Ticket
@@ -229,13 +233,16 @@ class Service(Agents):
         except asyncio.CancelledError:
             submitted.add_done_callback(self._cancel_submitted)
             raise
-        return RunningTurn(request.id, admitted, request.reading, ticket, inbox, self._loop)
+        return RunningTurn(
+            request.id, request.asked, admitted, request.reading, ticket, inbox, self._loop
+        )
 
     def _prepared(self, ask: Ask) -> TurnRequest:
         conductor = self._loop.conductor
         conductor.planner.check_queue()  # before a turn costs anything that would be refused anyway
         patience = self._patience if ask.timeout is None else min(ask.timeout, self._patience)
-        return prepared(ask, conductor, self._clock.monotonic() + patience)
+        deadline = self._clock.monotonic() + patience
+        return prepared(ask, conductor, deadline, self._clock.wall())
 
     def _bell_here(self) -> Bell:
         """The bell of the running event loop, of which there is one for all turns."""

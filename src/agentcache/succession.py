@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
+from agentcache.domain.conversation import Outcome
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.path import Match
 from agentcache.domain.registry import SessionRegistry
@@ -65,17 +66,19 @@ def successor(
     answer: str | None = None,
     cached: int = 0,
     trace: Trace | None = None,
+    outcome: Outcome | None = None,
 ) -> Session:
     """The session `key` after the turn; `now` is in wall-clock seconds.
 
     `answer` is the text as it was told; None for a turn that was asked for no answer. `cached` of
-    the prompt's tokens were not computed again. `trace` is what the last rows said.
+    the prompt's tokens were not computed again. `trace` is what the last rows said, `outcome` what
+    is told of the turn to whoever looks its answer up.
     """
     base = before or Session(key, created=now, parent=request.parent)
     messages = request.messages
     if answer is not None:
-        said = request.reading.message(answer)
-        messages += (said if request.findable else evolve(said, turn=None),)
+        said = evolve(request.reading.message(answer), outcome=outcome)
+        messages += (said if request.findable else said.unfindable(),)
     digest = request.prompt.tools_digest
     after = base.succeeded(spans, cursor, digest, now, messages, request.tools, trace)
     return evolve(after, usage=base.usage.plus(len(request.prompt), cached))

@@ -6,11 +6,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from attrs import evolve
+from attrs import evolve, frozen
 
 from agentcache.adapters.disk.catalogue import SqliteSessionStore
 from agentcache.adapters.disk.schema import UPGRADES, VERSION
-from agentcache.domain.conversation import Message
+from agentcache.domain.conversation import Message, Outcome
 from agentcache.domain.errors import HomeError
 from agentcache.domain.session import Session
 from agentcache.domain.spans import SpanKind
@@ -107,3 +107,21 @@ def test_a_trace_that_is_none_is_no_trace_and_hurts_nobody(path: Path, damage: b
 def sessions_of(path: Path) -> tuple[Session, ...]:
     with closing(SqliteSessionStore.open(path)) as store:
         return store.load().sessions
+
+
+@frozen
+class NewerOutcome(Outcome):
+    """An outcome as a newer agentcache may know it."""
+
+    more: int = 0
+
+
+def test_what_a_newer_version_tells_of_an_outcome_is_passed_over(path: Path) -> None:
+    outcome = ("stop", 1.0, 2.0, 3, 2, 1)
+    answer = Message("assistant", "hi", turn="t", outcome=NewerOutcome(*outcome, more=7))
+    with closing(SqliteSessionStore.open(path)) as store:
+        ada, _bob = store.load().sessions
+        store.commit(Commit(put=(evolve(ada, messages=(answer,)),)))
+    with closing(SqliteSessionStore.open(path)) as store:
+        [found] = store.load().sessions[0].messages
+    assert (found, found.outcome) == (answer, Outcome(*outcome))

@@ -3,7 +3,8 @@
 import pytest
 from attrs import evolve
 
-from agentcache.domain.conversation import Message
+from agentcache.domain.answer import Reading
+from agentcache.domain.conversation import Message, Outcome
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Identity, Prompt, TurnRequest
 from agentcache.domain.session import Cursor, Session, SessionKey, Usage
@@ -96,6 +97,15 @@ def test_a_successors_messages_are_those_of_the_client_and_the_answer() -> None:
     assert after.tools == "[1]"
     unanswered = successor(key("ada"), after, request, spans("a"), None, 9.0, None)
     assert unanswered.messages == asked
+
+
+@pytest.mark.parametrize("findable", [True, False])
+def test_how_a_turn_went_stays_with_an_answer_that_can_be_looked_up(findable: bool) -> None:
+    request = evolve(asking(Identity(), "a"), reading=Reading(seed="id"), findable=findable)
+    outcome = Outcome("stop", 8.0, 9.0, 1, 0, 2)
+    after = successor(key("ada"), None, request, spans("a", "b"), None, 9.0, "b", outcome=outcome)
+    [answer] = after.messages
+    assert (answer.turn, answer.outcome) == (("id", outcome) if findable else (None, None))
 
 
 def test_a_successor_has_used_what_its_turn_took() -> None:

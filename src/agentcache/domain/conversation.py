@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from agentcache.domain.errors import InvalidRequest
 
@@ -19,11 +19,26 @@ class ToolCall:
 
 
 @frozen
+class Outcome:
+    """How the turn of an answer went: `finish` is the value of its Finish, what went in and out is
+    in tokens. `asked` and `ended` are wall-clock seconds. `cached` of `prompt` were not computed.
+    """
+
+    finish: str
+    asked: float
+    ended: float
+    prompt: int
+    cached: int
+    completion: int
+
+
+@frozen
 class Message:
     """One message. `role` is system, user, assistant or tool (developer is read as system).
 
     `thought` is what the assistant thought before it spoke. `said` is its answer as the model wrote
-    it, where that is more than `content`; `turn` the id of the turn that it is the answer of.
+    it, where that is more than `content`; `turn` the id of the turn that it is the answer of, and
+    `outcome` how that went, where it is known.
     """
 
     role: str
@@ -34,6 +49,11 @@ class Message:
     thought: str = ""
     said: str | None = None
     turn: str | None = field(default=None, eq=False)
+    outcome: Outcome | None = field(default=None, eq=False)
+
+    def unfindable(self) -> "Message":
+        """The same for a conversation, and nobody's answer to look up."""
+        return evolve(self, turn=None, outcome=None)
 
 
 @frozen

@@ -154,7 +154,8 @@ class TurnRequest:
 
     `root` is the lineage root of its model, codec and tenant. `session` is the session that it goes
     on from, if one is known, `cursor` where that stood then, and `trace` what its last rows said.
-    `deadline` is when it is refused if it still waits, in seconds of the monotonic clock.
+    `deadline` is when it is refused if it still waits, in seconds of the monotonic clock; `asked`
+    is when it came, in wall-clock seconds.
     `expected` is how many of its tokens the session's rows should cover. With `store` false it uses
     what is there and leaves nothing behind; unless it is `findable`, its answer is remembered, but
     not found by the turn's id.
@@ -180,6 +181,7 @@ class TurnRequest:
     trace: Trace | None = None
     expected: int = 0
     deadline: float = math.inf
+    asked: float = 0.0
     store: bool = True
     findable: bool = True
     priority: int = field(default=0, validator=_within(-MAX_PRIORITY, MAX_PRIORITY))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from agentcache.domain.conversation import Message, ToolCall
+from agentcache.domain.conversation import Message, Outcome, ToolCall
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Session, SessionKey, Usage
 from agentcache.domain.spans import Span, SpanKind
@@ -225,6 +225,23 @@ class SessionStoreContract:
         after = before.succeeded((), None, b"", 2.0, messages, '["another"]')
         store.commit(Commit(put=(after,)))
         assert reopen(store).load().sessions == (after,)
+
+    def test_what_became_of_an_answers_turn_is_kept_until_it_is_taken_away(
+        self, store: SessionStore, reopen: Reopen
+    ) -> None:
+        outcome = Outcome("length", 1.25, 2.5, 7, 5, 3)
+        answer = evolve(CALL, turn="t1", outcome=outcome)
+        before = a_session().succeeded((), None, b"", 1.0, (HELLO, answer))
+        store.commit(Commit(put=(before,)))
+        store = reopen(store)
+        [found] = store.load().sessions
+        assert [(one.turn, one.outcome) for one in found.messages] == [
+            (None, None),
+            ("t1", outcome),
+        ]
+        store.commit(Commit(put=(evolve(found, messages=(HELLO, answer.unfindable())),)))
+        [found] = reopen(store).load().sessions
+        assert [(one.turn, one.outcome) for one in found.messages] == [(None, None)] * 2
 
     def test_when_a_session_expires_and_what_it_used_is_kept(
         self, store: SessionStore, reopen: Reopen

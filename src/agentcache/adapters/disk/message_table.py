@@ -5,11 +5,11 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import Attribute, asdict, fields_dict
+from attrs import Attribute, AttrsInstance, asdict, fields_dict
 
 from agentcache.adapters.disk.chained_table import ChainedTable
 from agentcache.adapters.disk.texts import from_blob, to_blob
-from agentcache.domain.conversation import Message, ToolCall
+from agentcache.domain.conversation import Message, Outcome, ToolCall
 
 _TABLE = ChainedTable("message", ("data",))
 # Most turns bring the same tools again, which may be long.
@@ -42,7 +42,14 @@ def _is_told(attribute: "Attribute[Any]", value: Any) -> bool:
 
 def _message(data: Mapping[str, Any]) -> Message:
     """A field that was not known when it was written has its default."""
-    known = {name: value for name, value in data.items() if name in fields_dict(Message)}
+    known = _known(Message, data)
     if calls := known.pop("tool_calls", ()):
         known["tool_calls"] = tuple(ToolCall(**call) for call in calls)
+    if outcome := known.pop("outcome", None):
+        known["outcome"] = Outcome(**_known(Outcome, outcome))
     return Message(**known)
+
+
+def _known(kind: type[AttrsInstance], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields that this version knows: a newer one may have written more."""
+    return {name: value for name, value in data.items() if name in fields_dict(kind)}

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from itertools import count
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, frozen
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
@@ -34,8 +34,9 @@ from agentcache.adapters.http.responses_types import (
 )
 from agentcache.adapters.http.sse import on_one_line
 from agentcache.adapters.http.telling import tell
+from agentcache.agent_view import StoredAnswer
 from agentcache.domain.answer import Text
-from agentcache.domain.conversation import Message
+from agentcache.domain.conversation import Message, Outcome
 from agentcache.domain.events import Ended
 from agentcache.domain.request import Finish
 from agentcache.service import RunningTurn
@@ -43,6 +44,12 @@ from agentcache.service import RunningTurn
 _decoder = msgspec.json.Decoder(ResponsesRequest)
 _encode = msgspec.json.Encoder().encode
 PREFIX = "resp_"
+_STATUS: dict[Finish, ResponseStatus] = {
+    Finish.STOP: "completed",
+    Finish.LENGTH: "incomplete",
+    Finish.CANCELLED: "cancelled",
+    Finish.FAILED: "failed",
+}
 
 
 @define(eq=False)
@@ -68,16 +75,14 @@ class Responses:
         if request.method == "DELETE":
             await self.edge.service.forget_answer(tenant, turn)
             return _json(Deleted(name))
-        messages = self.edge.service.answer(tenant, turn)
-        model = self.edge.service.model.name
-        output = output_of(turn, messages[-1])
-        return _json(Response(name, 0, model, "completed", output))
+        answer = self.edge.service.answer(tenant, turn)
+        return _json(_stored(name, self.edge.service.model.name, answer))
 
     def _before(self, request: Request, body: ResponsesRequest) -> tuple[Message, ...]:
         if body.previous_response_id is None:
             return ()
         turn = body.previous_response_id.removeprefix(PREFIX)
-        return self.edge.service.answer(access_of(request.scope).tenant, turn)
+        return self.edge.service.answer(access_of(request.scope).tenant, turn).messages
 
 
 @frozen
@@ -87,7 +92,6 @@ class _Told:
     turn: RunningTurn
     body: ResponsesRequest
     piece: Callable[[int], bytes]
-    created: int = field(factory=lambda: int(time.time()), init=False)
 
     async def whole(self) -> Response:
         """The response when it is complete. Raises TurnFailed or TurnCancelled."""
@@ -133,10 +137,8 @@ class _Told:
             yield ResponseEvent(f"response.{done.status}", next(numbers), done)
 
     def _done(self, ended: Ended, items: Items) -> Response:
-        cut = ended.finish is Finish.LENGTH
-        return self._response(
-            "incomplete" if cut else "completed", items.done, _usage(ended, items)
-        )
+        usage = _usage(ended, items.thought, items.text)
+        return self._response(_STATUS[ended.finish], items.done, usage)
 
     def _response(
         self, status: ResponseStatus, output: tuple[OutputItem, ...], usage: Usage | None = None
@@ -144,14 +146,12 @@ class _Told:
         body = self.body
         return Response(
             id=PREFIX + self.turn.id,
-            created_at=self.created,
+            created_at=int(self.turn.asked),
             model=body.model,
             status=status,
             output=output,
             usage=usage,
-            incomplete_details=(
-                IncompleteDetails("max_output_tokens") if status == "incomplete" else None
-            ),
+            incomplete_details=_details(status),
             instructions=body.instructions,
             previous_response_id=body.previous_response_id,
             parallel_tool_calls=body.parallel_tool_calls is not False,
@@ -166,16 +166,42 @@ class _Told:
         )
 
 
-def _usage(ended: Ended, items: Items) -> Usage:
+def _stored(name: str, model: str, answer: StoredAnswer) -> Response:
+    """What is known of a response that was made before.
+
+    Of one that was stored without its outcome that is when its conversation began, and no more.
+    """
+    said = answer.message
+    output, outcome = output_of(said.turn or "", said), said.outcome
+    if outcome is None:
+        return Response(name, int(answer.created), model, None, output)
+    status = _STATUS[Finish(outcome.finish)]
+    return Response(
+        id=name,
+        created_at=int(outcome.asked),
+        model=model,
+        status=status,
+        output=output,
+        usage=_usage(outcome, said.thought, said.content),
+        incomplete_details=_details(status),
+        completed_at=int(outcome.ended),
+    )
+
+
+def _details(status: ResponseStatus) -> IncompleteDetails | None:
+    return IncompleteDetails("max_output_tokens") if status == "incomplete" else None
+
+
+def _usage(turn: Ended | Outcome, thought: str, text: str) -> Usage:
     """How many tokens were thoughts is told by their share of the characters."""
-    size = len(items.thought) + len(items.text)
-    thoughts = round(ended.completion * len(items.thought) / size) if size else 0
+    size = len(thought) + len(text)
+    thoughts = round(turn.completion * len(thought) / size) if size else 0
     return Usage(
-        ended.prompt,
-        InputDetails(ended.cached),
-        ended.completion,
+        turn.prompt,
+        InputDetails(turn.cached),
+        turn.completion,
         OutputDetails(thoughts),
-        ended.prompt + ended.completion,
+        turn.prompt + turn.completion,
     )
 
 

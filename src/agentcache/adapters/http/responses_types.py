@@ -200,16 +200,16 @@ class IncompleteDetails(Struct, frozen=True):
     reason: Literal["max_output_tokens"]
 
 
-ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class Response(Struct, frozen=True):
-    """A response, whole or as it is so far."""
+    """A response, whole or as it is so far. `status` is null where it is not known any more."""
 
     id: str
     created_at: int
     model: str
-    status: ResponseStatus
+    status: ResponseStatus | None
     output: tuple[OutputItem, ...]
     usage: Usage | None = None
     error: ResponseError | None = None
