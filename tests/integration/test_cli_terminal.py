@@ -22,8 +22,10 @@ from tests.tiny_models import tiny_llama
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 # What a terminal does: a session of its own, with its standard input for the keyboard.
+# Who starts tests in the background has them ignore Ctrl-C, and all that they start.
 ATTACHED = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "import fcntl, os, signal, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from agentcache.cli import main; sys.argv[0] = 'agentcache'; main()"
 )
 

@@ -14,13 +14,14 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
+from agentcache.adapters.mlx.arrays import HoldingCache
 from agentcache.adapters.mlx.whole import arrays
 from agentcache.domain.errors import ModelError
 from agentcache.domain.spec import ITEM_BYTES, CacheSpec, LayerKind, LayerSpec, StateArray
 
 _SHORT, _PROBE = (0,), (0, 1, 2, 3)
 _USUAL_STEP = 256
-_ROW_CACHES = (KVCache, RotatingKVCache, ChunkedKVCache)
+_ROW_CACHES = (KVCache, HoldingCache, RotatingKVCache, ChunkedKVCache)
 
 
 class LanguageModel(Protocol):
