@@ -144,7 +144,7 @@ def test_what_runs_while_it_is_closed_is_cancelled(tell: Callable[[Story], None]
         stream = cache.agent("ada").stream("one", **LONG)
         await anext(stream)
         await cache.close()
-        with pytest.raises(TurnCancelled):
+        with pytest.raises(TurnCancelled, match="the cache was closed"):
             await to_the_end(stream)
         with pytest.raises(Closed):
             await cache.agent("ada").say("two")

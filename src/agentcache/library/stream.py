@@ -8,7 +8,7 @@ from typing import Self
 
 from attrs import define, field
 
-from agentcache.domain.errors import AgentCacheError, TurnCancelled
+from agentcache.domain.errors import AgentCacheError, TurnCancelled, Unavailable
 from agentcache.domain.events import Delta, Ended
 from agentcache.library.answer import Answer
 from agentcache.service import RunningTurn
@@ -46,6 +46,10 @@ class _Hearing:
                     self.pieces.put_nowait(event.text)
                 elif isinstance(event, Ended):
                     self.answer = Answer.of("".join(said), turn.admitted, event)
+        except Unavailable as error:
+            if error.reason != "draining":
+                raise
+            raise TurnCancelled("cut off: the cache was closed") from None
         except asyncio.CancelledError:
             await turn.cancel()
             with suppress(AgentCacheError):
