@@ -18,7 +18,7 @@ from agentcache.adapters.codecs import codec
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.server import HttpServer, listen, url_of
-from agentcache.adapters.memory.engine import MemoryEngine
+from agentcache.adapters.memory.engine import MemoryEngine, Pending
 from agentcache.adapters.memory.hash_cache import HashCache
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.adapters.memory.session_store import MemorySessionStore
@@ -51,14 +51,7 @@ class Idler(MemoryEngine):
         cache.length += len(ids)
         cache.token = SAID
         sampled = None if cache.sampling is None else Sampled(sequence, SAID)
-        return _Done(cache, cache.epoch, sampled)
-
-
-@define(eq=False)
-class _Done:
-    cache: HashCache
-    epoch: int
-    outcome: Sampled | None
+        return Pending(cache, cache.epoch, sampled)
 
 
 class Clocked:

@@ -38,7 +38,7 @@ Failing = Callable[[int, int], str | None]
 
 
 @frozen(eq=False)
-class _Pending:
+class Pending:
     """An outcome that is kept until it is collected; dropped if its sequence is reset before."""
 
     cache: HashCache
@@ -61,7 +61,7 @@ class MemoryEngine:
     _fails: Failing = field(default=lambda _sequence, _step: None)
     _live: dict[int, HashCache] = field(factory=dict, init=False)
     _forwarded: int = field(default=0, init=False)
-    _steps: deque[tuple[int, list[_Pending], int]] = field(factory=deque, init=False)
+    _steps: deque[tuple[int, list[Pending], int]] = field(factory=deque, init=False)
 
     @classmethod
     def of(
@@ -172,7 +172,7 @@ class MemoryEngine:
             known.append(self._model.token(cache.everything(), sampling or _GREEDY))
         return known[len(ids) :]
 
-    def _prefill(self, step: int, chunk: PrefillChunk) -> _Pending:
+    def _prefill(self, step: int, chunk: PrefillChunk) -> Pending:
         cache = self._one(chunk.sequence)
         if cache.problem is None and chunk.start != cache.length:
             raise IntegrityError(f"{chunk.start} does not follow {cache.length} rows")
@@ -203,29 +203,29 @@ class MemoryEngine:
         likely = dict(self._model.likeliest(cache.head(at + 1))) if same else {}
         return tuple(likely.get(one, _UNLIKELY) for one in asked)
 
-    def _decode(self, step: int, sequence: int) -> _Pending:
+    def _decode(self, step: int, sequence: int) -> Pending:
         cache = self._one(sequence)
         if cache.problem is None and cache.token is None:
             raise IntegrityError(f"nothing was sampled for sequence {sequence}")
         return self._run(step, sequence, cache, [cache.token or 0])
 
-    def _run(self, step: int, sequence: int, cache: HashCache, ids: Sequence[int]) -> _Pending:
+    def _run(self, step: int, sequence: int, cache: HashCache, ids: Sequence[int]) -> Pending:
         cache.problem = cache.problem or self._fails(sequence, step)
         allowed = self._allowed(cache)
         if cache.problem is not None:
             failed = SequenceFailed(sequence, cache.problem, cache.stuck)
-            return _Pending(cache, cache.epoch, failed)
+            return Pending(cache, cache.epoch, failed)
         if cache.length + len(ids) > cache.capacity:
             raise IntegrityError(f"sequence {sequence} has no room for {len(ids)} more tokens")
         self._forwarded += len(ids)
         cache.append(self._model.rows(cache.everything(), ids))
         if cache.sampling is None:
-            return _Pending(cache, cache.epoch, None)
+            return Pending(cache, cache.epoch, None)
         cache.token = self._model.token(cache.everything(), cache.sampling, allowed)
         told = None if cache.sampling.logprobs is None else Logprobs(0.0, ((cache.token, 0.0),))
         cache.told.add(cache.length - 1)
         self._follow(cache, cache.token)
-        return _Pending(cache, cache.epoch, Sampled(sequence, cache.token, told))
+        return Pending(cache, cache.epoch, Sampled(sequence, cache.token, told))
 
     def _allowed(self, cache: HashCache) -> bytes | None:
         if cache.guide is None or cache.problem is not None:
