@@ -120,9 +120,12 @@ def _counted(told: str) -> tuple[int, int]:
 
 
 def test_a_model_that_is_there_is_not_fetched_again(default_model_home: Path) -> None:
+    weights = default_model_home / "models" / MODEL / "model.safetensors"
+    made = weights.stat()
     told = run("models", "pull", MODEL, "--home", default_model_home)
     assert (told.returncode, told.stderr) == (0, "")
     assert told.stdout.startswith(f"{MODEL} is ready in ")
+    assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -8,13 +8,14 @@ from agentcache.ports.model_source import Progress, Stage
 
 @contextmanager
 def progress_bar(ref: str) -> Iterator[Progress]:
-    """Show how far the model `ref` is; nothing is shown when there was nothing to do."""
+    """Show how far the model `ref` is; nothing without a terminal, or where nothing is to do."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
     tasks: dict[Stage, TaskID] = {}
     with ExitStack() as shown:
 

@@ -10,7 +10,7 @@ from attrs import define, field
 from agentcache.domain.conversation import Json
 
 MOST = 1_000_000  # characters; beyond that it makes no difference
-_DEEPEST = 200
+_DEEPEST = 100
 _SILENT = frozenset(
     {"$comment", "$defs", "default", "definitions", "description", "examples", "title"}
 )
