@@ -106,6 +106,7 @@ bench-core: $(STAMP)
 
 bench-resume: $(STAMP)
 	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/resume.py --codec q8 --words 2300
 
 bench-dropin: $(STAMP)
 	$(BIN)/python benchmarks/dropin.py

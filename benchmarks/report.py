@@ -42,11 +42,19 @@ SECTIONS = (
     Section(
         "resume",
         "Coming back",
-        "Median seconds to the first token: from nothing (*cold*), on a live sequence (*hot*), "
-        "from encoded rows in RAM (*warm*), and after kill -9 and a restart (*killed*, from disk)."
+        "Rows as they are (`native`). Median seconds to the first token: from nothing (*cold*), "
+        "on a live sequence (*hot*), from encoded rows in RAM (*warm*), and after kill -9 and a "
+        "restart (*killed*, from disk)."
         " *Served*: the share of the last turn's tokens that were not passed to the model again.",
         resume,
         {"first-token": report_plots.first_token, "speed-up": report_plots.speed_up},
+    ),
+    Section(
+        "resume-q8",
+        "Coming back, in eight bits",
+        "The same with rows in `q8`, the default codec of new agents: less is read, and "
+        "mlx_lm.server still keeps its own as they are.",
+        resume,
     ),
     Section(
         "restore",

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=2)
     parser.add_argument("--their-agents", type=int, default=1, help="of mlx_lm.server; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--codec", default="native", help="native: as mlx_lm.server keeps its rows")
     options = parsed(parser, words=[40], agents=1, rounds=1)
     lengths: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="agentcache-bench-") as scratch:
@@ -64,14 +65,15 @@ def main() -> None:
             theirs = _theirs(folder, path, words, options) if options.their_agents else Times()
             lengths[str(words)] = _compared(ours.medians(), theirs.medians())
     often = str(OFTEN if OFTEN in options.words else options.words[-1])
-    results = {"tokens": lengths, "bars": _bars(lengths[often], often)}
-    write_results("resume", results, options.quick)
+    results = {"tokens": lengths, "bars": _bars(lengths[often], f"{options.codec}, {often}")}
+    name = "resume" if options.codec == "native" else f"resume-{options.codec}"
+    write_results(name, results, options.quick)
 
 
 def _ours(folder: Path, home: Path, words: int, options: argparse.Namespace) -> Times:
     times, log = Times(), home.with_suffix(".log")
     agents = _agents(words, options.agents)
-    command = agentcache(home, folder)
+    command = agentcache(home, folder, "--codec", options.codec)
     with running(command, log, signal.SIGKILL) as server:
         times.cold += _round(server, agents, 0)
         for n in range(options.rounds):
@@ -133,9 +135,9 @@ def _compared(mine: dict[str, float], other: dict[str, float]) -> dict[str, dict
     return {"agentcache": mine, "mlx_lm.server": other, "ratios": rounded}
 
 
-def _bars(found: Mapping[str, Mapping[str, float]], tokens: str) -> list[dict[str, object]]:
+def _bars(found: Mapping[str, Mapping[str, float]], which: str) -> list[dict[str, object]]:
     ratios = found["ratios"]
-    killed, cold = f"first token at {tokens} tokens after kill -9", f"cold at {tokens} tokens"
+    killed, cold = f"first token ({which} words) after kill -9", f"cold ({which} words)"
     bars = [
         bar(f"{killed} ÷ from RAM", ratios["killed / warm"], most=1.1),
         bar(f"{killed} ÷ hot", ratios["killed / hot"], most=1.25),
