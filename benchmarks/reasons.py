@@ -4,6 +4,11 @@ What is here was found by profiling. A missed bar without a reason is told to ha
 """
 
 REASONS: dict[str, str] = {
+    "canary": (
+        "Two more rows make 34, which the kernels for few rows fill up to 48 (reckoned, not "
+        "profiled): so it is off unless asked for (decision 0014). Next: rows of a chunk in groups "
+        "of 32 and the rest, or a chunk that is shorter by what runs again."
+    ),
     "CPU of server, scheduler and SSE": (
         "A single stream wakes the engine thread, the event loop and the sender for each token, on "
         "caches that the step before has emptied: the same code costs a quarter of it where eight "
