@@ -101,7 +101,7 @@ def test_anthropic_streams_counts_and_uses_tools(server: Server) -> None:
         with client.messages.stream(model="tiny", max_tokens=20, messages=HELLO) as stream:
             text = "".join(stream.text_stream)
             message = stream.get_final_message()
-        choice: Any = {"type": "tool", "name": "look"}
+        choice: Any = {"type": "tool", "name": "look", "disable_parallel_tool_use": True}
         called = client.messages.create(
             model="tiny", max_tokens=200, messages=HELLO, tools=[tool], tool_choice=choice
         )
