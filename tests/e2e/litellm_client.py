@@ -25,7 +25,9 @@ stream = litellm.completion(
     stream_options={"include_usage": True},
 )
 chunks = list(stream)
-called = litellm.completion(**common, max_tokens=200, tools=[tool], tool_choice="required")
+called = litellm.completion(
+    **common, max_tokens=200, tools=[tool], tool_choice="required", parallel_tool_calls=False
+)
 messages = litellm.completion(
     **common | {"model": "anthropic/tiny", "api_base": url}, max_tokens=10, temperature=0
 )
