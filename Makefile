@@ -66,7 +66,8 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadfile tests/unit tests/integration tests/e2e tests/smoke
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	    tests/e2e tests/integration tests/smoke tests/unit  # the long files first
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(PACKAGE_FLOOR)
 	@set -f; for part in $(CORE); do \
