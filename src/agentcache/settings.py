@@ -262,11 +262,11 @@ class Settings:
         default=128,
         validator=_COUNT,
         metadata=_help(
-            "Prompt tokens that are run at a time while other turns are being answered, at most."
+            "Prompt tokens that are run in a step while other turns are being answered, at most."
         ),
     )
     step_time: float = field(
-        default=0.25,
+        default=0.5,
         validator=_between(0.001, 60.0),
         metadata=_help(
             "Seconds that turns being answered wait for a piece of another's prompt, at most; "

@@ -65,6 +65,45 @@ def test_a_running_stream_waits_for_one_chunk_of_a_long_prefill_at_most(
     assert max(waits) == 1
 
 
+@pytest.mark.parametrize(
+    ("step_seconds", "together"), [(0.105, [20, 20]), (0.08, [20]), (9, [20] * 3)]
+)
+def test_short_prompts_share_a_step_as_far_as_the_time_of_those_who_decode_allows(
+    step_seconds: float, together: list[int]
+) -> None:
+    drive = drive_of(batch=4, busy_chunk=64, step_seconds=step_seconds)
+    drive.seconds_of = _cost
+    stream = drive.ask(request([1] * 30, max_tokens=500))
+    until(drive, stream, TurnState.DECODING)
+    for _ in range(8):  # what decode costs is known by then
+        drive.advance()
+    before = len(drive.plans)
+    turns = [drive.ask(request([number] * 20, max_tokens=2)) for number in (2, 3, 4)]
+    for turn in turns:
+        until(drive, turn, TurnState.DECODING)
+    steps = [plan.step for plan in drive.plans[before:] if plan.step is not None]
+    first = next(step for step in steps if step.prefill)
+    assert [len(chunk.ids) for chunk in first.prefill] == together
+    assert stream.live.number in first.decode
+    assert all(chunk.sampling is not None for chunk in first.prefill)
+
+
+def test_a_prompt_that_does_not_wholly_fit_beside_another_waits_for_a_step_of_its_own() -> None:
+    drive = drive_of(chunk=50)
+    drive.seconds_of = _cost
+    drive.ask(request([9] * 5, max_tokens=1))
+    drive.run()  # what a chunk costs is known by then
+    before = len(drive.plans)
+    for number in (2, 3, 4):
+        drive.ask(request([number] * 20, max_tokens=1))
+    drive.run()
+    steps = [plan.step for plan in drive.plans[before:] if plan.step is not None]
+    assert [[len(chunk.ids) for chunk in step.prefill] for step in steps if step.prefill] == [
+        [20, 20],
+        [20],
+    ]
+
+
 def test_the_last_chunk_samples_and_the_others_do_not() -> None:
     drive = drive_of(chunk=2)
     sampling = Sampling(temperature=0.5)

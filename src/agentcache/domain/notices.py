@@ -13,9 +13,9 @@ from agentcache.domain.segment import Segment
 class Limits:
     """How much may go on at once.
 
-    `busy_chunk` is the longest prefill chunk while others decode, who shall not wait for longer
-    than `step_seconds` for it. `reserve` is for how many tokens more a sequence gets room at a
-    time.
+    `busy_chunk` is for how many tokens of prompts there is room in a step while others decode, who
+    shall not wait for longer than `step_seconds` for it. `reserve` is for how many tokens more a
+    sequence gets room at a time.
     """
 
     batch: int = field(default=8, validator=ge(1))
@@ -25,7 +25,7 @@ class Limits:
     reserve: int = field(default=512, validator=ge(1))
     in_flight: int = field(default=1, validator=ge(1))
     context: int = field(default=2**31, validator=ge(1))
-    step_seconds: float = field(default=0.25, validator=gt(0))
+    step_seconds: float = field(default=0.5, validator=gt(0))
 
 
 @frozen

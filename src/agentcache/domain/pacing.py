@@ -1,6 +1,7 @@
 """Pacing: how many prompt tokens fit into a step beside those who decode."""
 
 import math
+from collections.abc import Sequence
 
 from attrs import define, field
 
@@ -25,32 +26,38 @@ class Pace:
     within: float
     decode: float = 0.0
     _most: float = field(default=math.inf, init=False)
-    _count: float = field(default=0.0, init=False)
-    _tokens: float = field(default=0.0, init=False)
-    _squares: float = field(default=0.0, init=False)
-    _seconds: float = field(default=0.0, init=False)
-    _products: float = field(default=0.0, init=False)
+    # Sums over the last steps: of products of a step's chunks, its tokens and its seconds.
+    _chunks_chunks: float = field(default=0.0, init=False)
+    _chunks_tokens: float = field(default=0.0, init=False)
+    _tokens_tokens: float = field(default=0.0, init=False)
+    _chunks_seconds: float = field(default=0.0, init=False)
+    _tokens_seconds: float = field(default=0.0, init=False)
 
-    def learn(self, prefilled: int, decoded: int, seconds: float) -> None:
-        """A step of a chunk of `prefilled` tokens beside `decoded` others took `seconds`."""
-        if not prefilled:
+    def learn(self, chunks: Sequence[int], decoded: int, seconds: float) -> None:
+        """A step with chunks of so many tokens beside `decoded` others took `seconds`."""
+        if not chunks:
             self.decode += (1 - _FORGET) * (seconds - self.decode) if self.decode else seconds
             return
-        self._add(prefilled, max(0.0, seconds - self.decode) if decoded else seconds)
+        tokens = sum(chunks)
+        self._add(len(chunks), tokens, max(0.0, seconds - self.decode) if decoded else seconds)
         if decoded and seconds > self.within:
-            self._most = min(self._most, prefilled // 2)
+            self._most = min(self._most, tokens // 2)
 
     def seconds(self, tokens: int) -> float:
         """What a chunk of `tokens` is expected to cost; 0 when nothing is known."""
-        if not self._count:
+        if not self._chunks_chunks:
             return 0.0
-        spread = self._count * self._squares - self._tokens**2
-        if spread > _SAME * self._count * self._squares:
-            each = (self._count * self._products - self._tokens * self._seconds) / spread
-            fixed = (self._seconds - each * self._tokens) / self._count
+        products = self._chunks_chunks * self._tokens_tokens
+        spread = products - self._chunks_tokens**2
+        if spread > _SAME * products:
+            each = (
+                self._chunks_chunks * self._tokens_seconds
+                - self._chunks_tokens * self._chunks_seconds
+            ) / spread
+            fixed = (self._chunks_seconds - each * self._chunks_tokens) / self._chunks_chunks
             if each > 0 and fixed > 0:
                 return fixed + each * tokens
-        return self._products / self._squares * tokens
+        return self._tokens_seconds / self._tokens_tokens * tokens
 
     def chunk(self, longest: int) -> int:
         """The chunk to run now beside those who decode: `longest`, or so much less as it takes.
@@ -63,15 +70,23 @@ class Pace:
         self._most = 2 * size
         return size
 
+    def joins(self, tokens: int, chunks: Sequence[int], decoded: int) -> bool:
+        """Whether a chunk of `tokens` more fits into a step with `chunks` beside `decoded` others;
+        not before anything is known.
+        """
+        room = self.within - (self.decode if decoded else 0.0)
+        expected = sum(self.seconds(one) for one in (*chunks, tokens))
+        return 0 < expected <= _SPARE * room
+
     def _fits(self, size: int) -> bool:
         """Whether a chunk leaves everybody in time; a longer one than the last with some to spare,
         so that chunks do not go up and down."""
         room = self.within - self.decode
         return self.seconds(size) <= (room if 2 * size <= self._most else _SPARE * room)
 
-    def _add(self, tokens: int, seconds: float) -> None:
-        self._count = 1 + _FORGET * self._count
-        self._tokens = tokens + _FORGET * self._tokens
-        self._squares = tokens**2 + _FORGET * self._squares
-        self._seconds = seconds + _FORGET * self._seconds
-        self._products = tokens * seconds + _FORGET * self._products
+    def _add(self, chunks: int, tokens: int, seconds: float) -> None:
+        self._chunks_chunks = chunks**2 + _FORGET * self._chunks_chunks
+        self._chunks_tokens = chunks * tokens + _FORGET * self._chunks_tokens
+        self._tokens_tokens = tokens**2 + _FORGET * self._tokens_tokens
+        self._chunks_seconds = chunks * seconds + _FORGET * self._chunks_seconds
+        self._tokens_seconds = tokens * seconds + _FORGET * self._tokens_seconds

@@ -142,8 +142,8 @@ class Planner:
         plan = self._flying.popleft()
         assert plan.number == result.number, f"step {result.number} came before {plan.number}"
         if seconds is not None:
-            prefilled = sum(len(chunk.ids) for chunk in plan.prefill)
-            self.pace.learn(prefilled, len(plan.decode), seconds)
+            chunks = [len(chunk.ids) for chunk in plan.prefill]
+            self.pace.learn(chunks, len(plan.decode), seconds)
         failed = {one.sequence: one for one in result.failed}
         sampled = {one.sequence: one for one in result.sampled}
         retold = {one.sequence: one.found for one in result.retold}

@@ -1,6 +1,6 @@
 """Putting a step together: who decodes, and whose prompt goes on by how much."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from attrs import evolve
 
@@ -18,24 +18,23 @@ def next_step(
 ) -> StepPlan | None:
     """Step `number`, for all of `turns` that can go on; None when none of them can.
 
-    One chunk of one prompt, as small as `pace` has it while others decode, and a token of everybody
-    who decodes. No chunk runs while one of these could not go on beside it.
+    A chunk of one prompt, as small as `pace` has it while others decode, whole prompts of others as
+    far as these fit beside it, and a token of everybody who decodes. No chunk runs while one of
+    these could not go on beside it.
     """
     decoding = [turn for turn in turns if turn.state is TurnState.DECODING]
     decode = [turn for turn in decoding if _can_decode(turn, spec)]
-    turn = None if _is_held(decoding, decode) else _next_prefill(turns)
-    if turn is None and not decode:
+    able = [] if _is_held(decoding, decode) else [turn for turn in turns if _can_prefill(turn)]
+    if not able and not decode:
         return None
     for one in decode:
         one.asked += 1
         one.live.planned += 1
-    chunk = None
-    if turn is not None:
-        chunk = _chunk(turn, pace.chunk(limits.busy_chunk) if decoding else limits.chunk, spec)
-    plan = StepPlan(number, (chunk,) if chunk else (), tuple(one.live.number for one in decode))
-    for one in [*decode, turn] if turn else decode:
+    prompts = _prompts(able, len(decoding), limits, pace)
+    chunks = tuple(_chunk(turn, size, spec) for turn, size in prompts)
+    for one in (*decode, *(turn for turn, _ in prompts)):
         one.live.flying += 1
-    return plan
+    return StepPlan(number, chunks, tuple(one.live.number for one in decode))
 
 
 def rows_of(plan: StepPlan) -> dict[int, int]:
@@ -70,24 +69,42 @@ def _must_park(turn: Turn) -> bool:
     return turn.request.store and turn.next_cut(turn.live.kept) <= turn.live.planned
 
 
-def _next_prefill(turns: Collection[Turn]) -> Turn | None:
-    """The turn with least to prefill, unless the oldest was bypassed too often."""
-    states = (TurnState.READY, TurnState.PREFILLING)
-    able = [
-        turn
-        for turn in turns
-        if turn.state in states
-        and turn.to_prefill
-        and not _must_park(turn)
-        and not (turn.canary and turn.live.flying)
-    ]
+def _can_prefill(turn: Turn) -> bool:
+    if turn.state not in (TurnState.READY, TurnState.PREFILLING) or not turn.to_prefill:
+        return False
+    return not _must_park(turn) and not (turn.canary and turn.live.flying)
+
+
+def _prompts(
+    able: Sequence[Turn], decoding: int, limits: Limits, pace: Pace
+) -> list[tuple[Turn, int]]:
+    """Whose prompts go on, and by how many tokens: the next one's by what there is room for, and
+    the shortest of the others where the whole of them fits into what it leaves.
+    """
     if not able:
-        return None
+        return []
+    room = pace.chunk(limits.busy_chunk) if decoding else limits.chunk
+    first = _next_prefill(able)
+    sizes = [min(room, first.to_prefill)]
+    others = sorted((turn for turn in able if turn is not first), key=_shortest_first)
+    for turn in others:
+        fits = turn.to_prefill <= room - sum(sizes)
+        if not fits or not pace.joins(turn.to_prefill, sizes, decoding):
+            break
+        sizes.append(turn.to_prefill)
+    return list(zip([first, *others], sizes, strict=False))
+
+
+def _next_prefill(able: Sequence[Turn]) -> Turn:
+    """The turn with least to prefill, unless the oldest was bypassed too often."""
     oldest = min(able, key=lambda turn: turn.number)
-    shortest = min(able, key=lambda turn: (turn.to_prefill, turn.number))
-    turn = oldest if oldest.bypassed >= MOST_BYPASSES else shortest
+    turn = oldest if oldest.bypassed >= MOST_BYPASSES else min(able, key=_shortest_first)
     oldest.bypassed = 0 if turn is oldest else oldest.bypassed + 1
     return turn
+
+
+def _shortest_first(turn: Turn) -> tuple[int, int]:
+    return turn.to_prefill, turn.number
 
 
 def _chunk(turn: Turn, size: int, spec: CacheSpec) -> PrefillChunk:
