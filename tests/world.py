@@ -307,8 +307,8 @@ class World:
 
     def holds(self) -> int:
         """How many holds there are on segments."""
-        order = self.conductor.keeper.lineage._order
-        return sum(order[Tier.COLD]._holds.values())
+        cold = self.conductor.keeper.lineage._tiers[Tier.COLD]
+        return sum(cold.order._holds.values())
 
     def check_drained(self) -> None:
         """At rest everything fits within its caps, and everybody has given everything back."""

@@ -139,7 +139,7 @@ class TestCarried:
         porter(there).take_in(TENANT, exported)
         for each in homes:
             each.loop.ask(lambda _conductor: None).result()
-            order = each.loop.conductor.keeper.lineage._order[Tier.COLD]
+            order = each.loop.conductor.keeper.lineage._tiers[Tier.COLD].order
             assert sum(order._holds.values()) == 0
         assert exported.stat().st_mode & 0o777 == 0o600
 

@@ -74,7 +74,7 @@ def path_of(running: Looped, name: str) -> Match:
 
 def holds(running: Looped) -> int:
     def look(conductor: Conductor) -> int:
-        return sum(conductor.keeper.lineage._order[Tier.COLD]._holds.values())
+        return sum(conductor.keeper.lineage._tiers[Tier.COLD].order._holds.values())
 
     return running.loop.ask(look).result()
 

@@ -298,7 +298,6 @@ def test_damage_is_noticed(damage: str) -> None:
     lineage = Lineage(FULL)
     parent = _add(lineage, "12")
     child = _add(lineage, "3", parent)
-    node = lineage._nodes[child.key]
     if damage == "unlisted":
         lineage._nodes[parent.key].children.clear()
     elif damage == "parent":
@@ -307,11 +306,11 @@ def test_damage_is_noticed(damage: str) -> None:
         far = Segment.following(ROOT, parent.key, 7, tokens([3]), 1)
         lineage.add(far, Tier.WARM)
     elif damage == "nowhere":
-        lineage._unsettle(node, Tier.WARM)
+        lineage._tiers[Tier.WARM].remove(child)
     elif damage == "order":
-        lineage._order[Tier.WARM].discard(child.key)
+        lineage._tiers[Tier.COLD].order.add(b"stranger")
     elif damage == "bytes":
-        lineage._bytes[Tier.WARM] += 1
+        lineage._tiers[Tier.WARM].nbytes += 1
     else:
         lineage._nodes[b"wrong"] = lineage._nodes.pop(child.key)
     with pytest.raises(IntegrityError):

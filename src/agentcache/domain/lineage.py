@@ -13,9 +13,9 @@ from itertools import islice
 from attrs import define, field, frozen
 
 from agentcache.domain.errors import IntegrityError
-from agentcache.domain.lru import SegmentedLRU
 from agentcache.domain.path import Match, Step
 from agentcache.domain.request import Tier
+from agentcache.domain.residents import Residents
 from agentcache.domain.segment import Segment
 from agentcache.domain.session import Cursor
 from agentcache.domain.siblings import Siblings
@@ -49,8 +49,6 @@ class _Trail:
 class _Node:
     segment: Segment
     children: _Children = field(factory=dict)
-    warm: bool = False
-    cold: bool = False
 
 
 @define(eq=False)
@@ -66,16 +64,11 @@ class Lineage:
     least_shared: int = 1
     _nodes: dict[bytes, _Node] = field(factory=dict, init=False)
     _roots: dict[bytes, _Children] = field(factory=dict, init=False)
-    _order: dict[Tier, "SegmentedLRU[bytes]"] = field(init=False)
-    _bytes: dict[Tier, int] = field(init=False)
+    _tiers: dict[Tier, Residents] = field(init=False)
 
-    @_order.default
-    def _new_order(self) -> dict[Tier, "SegmentedLRU[bytes]"]:
-        return {Tier.WARM: SegmentedLRU(), Tier.COLD: SegmentedLRU()}
-
-    @_bytes.default
-    def _no_bytes(self) -> dict[Tier, int]:
-        return {Tier.WARM: 0, Tier.COLD: 0}
+    @_tiers.default
+    def _empty_tiers(self) -> dict[Tier, Residents]:
+        return {tier: Residents() for tier in BOTH}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -88,16 +81,15 @@ class Lineage:
 
     def nbytes(self, tier: Tier) -> int:
         """Encoded bytes of all segments in `tier`."""
-        return self._bytes[tier]
+        return self._tiers[tier].nbytes
 
     def count(self, tier: Tier) -> int:
         """How many segments are in `tier`."""
-        return len(self._order[tier])
+        return len(self._tiers[tier])
 
     def resides(self, key: bytes, tier: Tier) -> bool:
         """Whether the segment is there and in `tier`."""
-        node = self._nodes.get(key)
-        return node is not None and (node.warm if tier is Tier.WARM else node.cold)
+        return key in self._tiers[tier]
 
     # -- growing and shrinking ---------------------------------------------------------------
 
@@ -110,10 +102,10 @@ class Lineage:
             self._enlist(segment)
             self._nodes[segment.key] = _Node(segment)
         for tier in tiers:
-            self._settle(self._nodes[segment.key], tier)
+            self._tiers[tier].add(self._nodes[segment.key].segment)
         for key in reversed(self._ancestry(segment.key)[:-1]):
-            for order in self._order.values():
-                order.refresh(key)
+            for residents in self._tiers.values():
+                residents.order.refresh(key)
 
     def leave(self, key: bytes, tier: Tier) -> bool:
         """The segment is no longer in `tier`. Returns whether it is still known.
@@ -121,11 +113,10 @@ class Lineage:
         The last tier it leaves takes it out of the tree, which a segment with children cannot do.
         """
         node = self._nodes[key]
-        stays = node.cold if tier is Tier.WARM else node.warm
+        stays = self.resides(key, _other(tier))
         if node.children and not stays:
             raise IntegrityError(f"segment {key.hex()[:16]} would leave its children behind")
-        if self.resides(key, tier):
-            self._unsettle(node, tier)
+        self._tiers[tier].remove(node.segment)
         if not stays:
             self._remove(node)
         return stays
@@ -141,9 +132,6 @@ class Lineage:
         nodes = [self._nodes[one.key] for one in run]
         children = [key for node in nodes for key in _keys(node.children) if key not in after]
         for node in reversed(nodes):
-            for tier in (Tier.WARM, Tier.COLD):
-                if self.resides(node.segment.key, tier):
-                    self._unsettle(node, tier)
             self._remove(node)
         self.add(merged, *tiers)
         for key in children:
@@ -161,9 +149,6 @@ class Lineage:
         removed = []
         for one in self._descendants(key):
             node = self._nodes[one]
-            for tier in (Tier.WARM, Tier.COLD):
-                if self.resides(one, tier):
-                    self._unsettle(node, tier)
             self._remove(node)
             removed.append(node.segment)
         return tuple(removed)
@@ -175,7 +160,7 @@ class Lineage:
 
     def holds(self, key: bytes) -> int:
         """How often the segment is held, by leases and pins."""
-        return self._order[Tier.COLD].holds(key)
+        return self._tiers[Tier.COLD].order.holds(key)
 
     # -- matching ----------------------------------------------------------------------------
 
@@ -226,29 +211,30 @@ class Lineage:
         """Keep a path from being evicted: a lease holds both tiers, a pin the cold one. Counted."""
         for key in keys:
             for tier in tiers:
-                self._order[tier].hold(key)
+                self._tiers[tier].order.hold(key)
 
     def release(self, keys: Iterable[bytes], tiers: Iterable[Tier] = BOTH) -> None:
         """Undo one `hold` of the same path and tiers."""
         for key in reversed(tuple(keys)):
             for tier in tiers:
-                self._order[tier].release(key)
+                self._tiers[tier].order.release(key)
 
     def touch(self, keys: Iterable[bytes]) -> None:
         """A path (the root's child first) was used."""
         for key in reversed(tuple(keys)):
-            for order in self._order.values():
-                order.touch(key)
+            for residents in self._tiers.values():
+                residents.order.touch(key)
 
     def coldest(self, tier: Tier) -> Segment | None:
         """The segment that should leave `tier` next; None when all that is left is held.
 
         What is held in the cold tier leaves the warm one only when it is in both.
         """
-        for key in self._order[tier]:
+        for key in self._tiers[tier].order:
             node = self._nodes[key]
-            other = node.cold if tier is Tier.WARM else node.warm
-            if tier is Tier.WARM and (other or not (node.children or self.holds(key))):
+            if tier is Tier.WARM and (
+                self.resides(key, Tier.COLD) or not (node.children or self.holds(key))
+            ):
                 return node.segment
             if tier is Tier.COLD and not node.children:
                 return node.segment
@@ -262,13 +248,8 @@ class Lineage:
             self._check_node(key, node)
         if sorted(listed) != sorted(self._nodes):
             raise IntegrityError("a segment is not listed exactly once by its parent")
-        for tier, order in self._order.items():
-            order.check_integrity()
-            there = [node.segment for key, node in self._nodes.items() if self.resides(key, tier)]
-            if len(order) != len(there) or any(segment.key not in order for segment in there):
-                raise IntegrityError(f"the order of the {tier.value} tier is not its content")
-            if self._bytes[tier] != sum(segment.nbytes for segment in there):
-                raise IntegrityError(f"{self._bytes[tier]} bytes are not those in {tier.value}")
+        for residents in self._tiers.values():
+            residents.check_integrity([node.segment for node in self._nodes.values()])
 
     def _check_run(self, run: Sequence[Segment], merged: Segment) -> None:
         parents = (merged.parent, *(one.key for one in run[:-1]))
@@ -286,7 +267,7 @@ class Lineage:
             raise IntegrityError(f"segment {key.hex()[:16]} has lost its parent")
         if parent and not parent.segment.start < segment.start <= parent.segment.stop:
             raise IntegrityError(f"segment {key.hex()[:16]} leaves its parent where it is not")
-        if not node.warm and not node.cold:
+        if not any(key in residents for residents in self._tiers.values()):
             raise IntegrityError(f"segment {key.hex()[:16]} is nowhere")
 
     # -- inside ------------------------------------------------------------------------------
@@ -313,6 +294,8 @@ class Lineage:
 
     def _remove(self, node: _Node) -> None:
         segment = node.segment
+        for residents in self._tiers.values():
+            residents.remove(segment)
         parent = self._nodes.get(segment.parent) if segment.parent else None
         children = self._children_of_parent(segment)
         children[segment.start].remove(segment)
@@ -323,24 +306,6 @@ class Lineage:
         if parent is None and not children:
             del self._roots[segment.root]
         del self._nodes[segment.key]
-
-    def _settle(self, node: _Node, tier: Tier) -> None:
-        if self.resides(node.segment.key, tier):
-            return
-        if tier is Tier.WARM:
-            node.warm = True
-        else:
-            node.cold = True
-        self._order[tier].add(node.segment.key)
-        self._bytes[tier] += node.segment.nbytes
-
-    def _unsettle(self, node: _Node, tier: Tier) -> None:
-        if tier is Tier.WARM:
-            node.warm = False
-        else:
-            node.cold = False
-        self._order[tier].discard(node.segment.key)
-        self._bytes[tier] -= node.segment.nbytes
 
     def _ancestry(self, key: bytes) -> list[bytes]:
         keys: list[bytes] = []
@@ -381,6 +346,10 @@ class Lineage:
         for row, siblings in trail.children.items():
             if trail.first_row <= row <= trail.last_row and row < len(ids):
                 yield from (self._nodes[key] for key in siblings.agreeing(ids, row))
+
+
+def _other(tier: Tier) -> Tier:
+    return Tier.COLD if tier is Tier.WARM else Tier.WARM
 
 
 def _keys(children: _Children) -> Iterator[bytes]:
