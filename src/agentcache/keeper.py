@@ -196,8 +196,13 @@ class Keeper:
                 self._write(self.lineage.path(session.cursor), session, ignore, attempts=1)
 
     def _mend(self, conflict: CatalogueConflict) -> None:
-        """The home lacks a segment that it should have: it is written again, or is gone."""
-        if not self.lineage.resides(conflict.key, Tier.COLD):
+        """The home lacks a segment that it should have: it is written again, or is gone.
+
+        One whose place it could not be told lies there all the same, and it is told with what
+        follows next.
+        """
+        owed = conflict.key in self.outbox.adopted
+        if owed or not self.lineage.resides(conflict.key, Tier.COLD):
             return
         if self.lineage.resides(conflict.key, Tier.WARM):
             self.lineage.leave(conflict.key, Tier.COLD)

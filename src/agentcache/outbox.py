@@ -1,6 +1,6 @@
 """What the home is told: every change in order, and what it could not be told with the next one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
@@ -67,6 +67,11 @@ class Outbox:
     def dropping(self) -> Mapping[bytes, Segment]:
         """The segments that the home is owed to drop, a read-only view."""
         return MappingProxyType(self._drops)
+
+    @property
+    def adopted(self) -> Set[bytes]:
+        """The segments that the home holds, and is owed the places of."""
+        return self._adopted
 
     @property
     def coming_bytes(self) -> int:
@@ -197,7 +202,7 @@ class Outbox:
         if not isinstance(error, CatalogueConflict):  # a write that failed before it was in its way
             self.read_only = text_of(error)
         self._sessions |= sessions
-        self._adopted |= {key for key in adopted if key in self.lineage}
+        self._adopted |= {key for key in adopted if self.lineage.resides(key, Tier.COLD)}
         self._drops |= {key: one for key, one in drops.items() if key not in self.lineage}
         done(False)
 

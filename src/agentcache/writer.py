@@ -50,6 +50,7 @@ class Writer:
     _jobs: "deque[Job]" = field(factory=deque, init=False)
     _idle_jobs: "deque[Job]" = field(factory=deque, init=False)
     _doubtful: set[bytes] = field(factory=set, init=False)  # payloads of which a commit may speak
+    _spoken: set[bytes] = field(factory=set, init=False)  # of which one does since idle jobs wait
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
     _waiting_bytes: int = field(default=0, init=False)
     _closed: bool = field(default=False, init=False)
@@ -142,13 +143,22 @@ class Writer:
             self._doubtful |= put
             return error.cause
         except Exception as error:
-            self._remove(put - self._doubtful)
+            self._remove(put - self._doubtful - self._spoken)
             return error
+        self._note(job.commit)
         if job.commit.add or job.commit.put:  # what failed before can no longer be found
             self._remove(self._doubtful - put)
             self._doubtful.clear()
         self._remove(job.commit.drop, job.corrupt)
         return None
+
+    def _note(self, commit: Commit) -> None:
+        """What is committed while an idle job waits with the same payload, that job must leave."""
+        if self._idle_jobs:
+            self._spoken |= {segment.key for segment in commit.add}
+            self._spoken -= set(commit.drop)
+        else:
+            self._spoken.clear()
 
     def _remove(self, keys: Iterable[bytes], corrupt: Iterable[bytes] = ()) -> None:
         """No commit speaks of these payloads: what stays for now is swept at the next open."""

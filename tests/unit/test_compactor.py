@@ -298,6 +298,25 @@ class TestTrouble:
         world.restart()
         assert world.session("ada") is not None
 
+    @pytest.mark.parametrize("times", range(1, 6))
+    def test_a_merge_that_the_home_could_not_be_told_of_is_not_taken_for_lost(
+        self, world: World, times: int
+    ) -> None:
+        talk = Talk("ada")
+        world.conductor.keeper.tiers.warm_cap = 0  # nothing could be written again from RAM
+        until_merging(world, talk)
+        world.disk.fail("commit", [OSError("not now")] * times)
+        world.settle()
+        assert world.telemetry.compactions
+        before = chain(world)[-1].stop
+        assert world.say(talk, "still there?").admitted.cached == before
+        world.disk.recover()
+        before = chain(world)[-1].stop
+        assert world.say(talk, "still there?").admitted.cached >= before
+        assert not world.telemetry.problems
+        world.restart()
+        assert world.say(talk, "and now?").admitted.cached > before
+
     def test_what_is_used_while_it_is_merged_is_left_alone(self, world: World) -> None:
         talk = Talk("ada")
         until_merging(world, talk)

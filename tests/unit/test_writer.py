@@ -241,3 +241,19 @@ def test_idle_jobs_that_have_not_begun_are_too_late_at_the_end(disk: Disk, write
         assert isinstance(outcome.result(PATIENCE), RuntimeError)
     closing.join()
     assert in_home(disk) == {segment(0, 3).key}
+
+
+def test_an_idle_job_that_fails_takes_nothing_away_that_was_committed_before_it_began(
+    disk: Disk, writer: Writer
+) -> None:
+    idle, outcome = adding(segment(0, 3))
+    with disk.writes:
+        writer.submit(adding(segment(50, 3))[0])
+        writer.submit(evolve(idle, commit=Commit(), idle=True))
+        writer.submit(adding(segment(0, 3))[0])
+        disk.fail("put", [None, None, OSError("no")])  # type: ignore[list-item]
+    assert isinstance(outcome.result(PATIENCE), OSError)
+    assert in_home(disk) == {segment(0, 3).key, segment(50, 3).key}
+    writer.submit(Job(Commit(drop=(segment(0, 3).key,))))
+    writer.close()
+    assert in_home(disk) == {segment(50, 3).key}
