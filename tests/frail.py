@@ -147,6 +147,7 @@ class FrailEngine(MemoryEngine):
         return result
 
     def close(self) -> None:
+        self.frailty.strike("close")
         self.closed = True
         super().close()
 

@@ -95,18 +95,24 @@ class Assembly:
             undo.callback(engine.close)
             keeper = self._keeper(engine.card.spec, writer, post)
             keeper.open(catalogue)
+            conductor = self._conductor(engine, tokenizer, keeper, salt, post)
             undo.pop_all()
-        return self._conductor(engine, tokenizer, keeper, salt, post)
+        return conductor
 
     def succeed(self, keeper: Keeper, salt: bytes, post: Post) -> Conductor:
         """Load the model where another one was; what `keeper` keeps, and its home, stay open.
 
-        Raises what the loaders raise; `keeper` is as it was then.
+        Raises what the loaders raise; nothing of the model is left open, and `keeper` is as it was
+        then.
         """
-        tokenizer = self.load_tokenizer()
-        engine = self.load_engine()
+        with ExitStack() as undo:
+            tokenizer = self.load_tokenizer()
+            engine = self.load_engine()
+            undo.callback(engine.close)
+            conductor = self._conductor(engine, tokenizer, keeper, salt, post)
+            undo.pop_all()
         keeper.serve(engine.card.spec)
-        return self._conductor(engine, tokenizer, keeper, salt, post)
+        return conductor
 
     def _conductor(
         self, engine: Engine, tokenizer: Tokenizer, keeper: Keeper, salt: bytes, post: Post

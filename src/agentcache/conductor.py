@@ -159,8 +159,10 @@ class Conductor:
 
     def dismiss(self) -> None:
         """Drop the model, and nothing else: what the keeper keeps can serve another one."""
-        self.fetcher.close()
-        self.engine.close()
+        try:
+            self.fetcher.close()
+        finally:
+            self.engine.close()
 
     def close(self) -> None:
         """Finish what is being read and written, and drop the model."""

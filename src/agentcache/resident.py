@@ -61,8 +61,7 @@ class Resident:
         assert self.conductor is not None
         assert self._assemble is not None
         keeper, salt = self.conductor.keeper, self.conductor.roots.salt
-        self.conductor.dismiss()
-        self.conductor = None
+        self._dismiss()
         problem = self._succeed(assemble, keeper, salt)
         if problem is None:
             self._assemble = assemble
@@ -76,6 +75,16 @@ class Resident:
         conductor, self.conductor = self.conductor, None
         if conductor is not None:
             conductor.close()
+
+    def _dismiss(self) -> None:
+        """Drop the model. One that cannot even be closed is no reason to serve none any more."""
+        conductor, self.conductor = self.conductor, None
+        assert conductor is not None
+        try:
+            conductor.dismiss()
+        except Exception as error:
+            told = "".join(traceback.format_exception(error))  # text holds no frames
+            log.error("the model could not be closed\n%s", told)
 
     def _load(self, make: Callable[[], Conductor]) -> None:
         began = self.clock.monotonic()
