@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from attrs import define, field
-from prometheus_client.parser import text_string_to_metric_families
 
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
@@ -15,21 +14,12 @@ from agentcache.domain.notices import Limits
 from agentcache.domain.request import Tier
 from agentcache.domain.turn import TurnState
 from tests.frail import Disk
+from tests.scraping import samples
 from tests.talks import Talk
 from tests.world import World, looped
 
 pytestmark = pytest.mark.anyio
 SYSTEM = "You are an agent among others, and all of you have been told the same."
-
-
-def samples(text: str) -> dict[str, float]:
-    """Every sample by its name and labels, histograms by their count and sum alone."""
-    return {
-        "/".join([sample.name.removeprefix("agentcache_"), *sample.labels.values()]): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if not sample.name.endswith(("_created", "_bucket"))
-    }
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ _RESTORE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _SWAP = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 _PHASES = ("prefill", "decode")
 _MISSES = [miss.value for miss in Miss if miss is not Miss.NONE]
-_TIERS = [tier.value for tier in Tier]
 _HELD = [tier.value for tier in Tier if tier is not Tier.NONE]
+_ENCODED = [Tier.WARM.value, Tier.COLD.value]
 
 
 class PrometheusTelemetry:
@@ -51,7 +51,7 @@ class PrometheusTelemetry:
         self._prompt = make.counter("prompt_tokens", "Tokens of all prompts.")
         self._completion = make.counter("completion_tokens", "Tokens sampled.")
         self._cached = make.counters(
-            "cached_tokens", "Prompt tokens not computed again.", "tier", _TIERS
+            "cached_tokens", "Prompt tokens not computed again.", "tier", _HELD
         )
         self._hits = make.counters("hits", "Turns that began with kept rows.", "tier", _HELD)
         self._misses = make.counters(
@@ -86,7 +86,7 @@ class PrometheusTelemetry:
             "restored_bytes",
             "Encoded bytes of the segments that rows came back from.",
             "tier",
-            _HELD,
+            _ENCODED,
         )
         self._loaded = make.counter("loaded_segments", "Segments read from disk.")
         self._loaded_bytes = make.counter("loaded_bytes", "Bytes of segments read from disk.")
@@ -124,8 +124,8 @@ class PrometheusTelemetry:
     def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
         """A turn of `prompt` tokens starts with `cached` of them served from `tier`."""
         self._prompt.inc(prompt)
-        self._cached[tier.value].inc(cached)
         if cached and tier is not Tier.NONE:
+            self._cached[tier.value].inc(cached)
             self._hits[tier.value].inc()
         if miss is not Miss.NONE:
             self._misses[miss.value].inc()
@@ -159,7 +159,8 @@ class PrometheusTelemetry:
         """A turn got rows back."""
         self._restored[tier.value].observe(seconds)
         self._restored_tokens[tier.value].inc(tokens)
-        self._restored_bytes[tier.value].inc(nbytes)
+        if tier is not Tier.HOT:  # which holds no encoded bytes
+            self._restored_bytes[tier.value].inc(nbytes)
 
     def loaded(self, segments: int, nbytes: int) -> None:
         """So many segments of `nbytes` in all were read from disk."""
