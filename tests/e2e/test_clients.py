@@ -16,17 +16,10 @@ from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 
 from tests.servers import Server, served
+from tests.tool_dialects import DIALECTS, LOOK, SCHEMA, Clients, Dialect
 
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"at": {"type": "string", "maxLength": 8}},
-    "required": ["at"],
-    "additionalProperties": False,
-}
-LOOK: Any = {"name": "look", "description": "Look at a place.", "parameters": SCHEMA}
 TOOL: Any = {"type": "function", "function": LOOK}
 LOOKED = frozenset({"at"})
-SYSTEM = "You look at things, one after another. " * 20
 HELLO: list[Any] = [{"role": "user", "content": "Tell me of the sea."}]
 
 
@@ -170,90 +163,24 @@ def test_a_refusal_is_tried_again_when_the_server_said_so(tmp_path: Path, model:
     assert seen == [429, 200]
 
 
-def chat_turn(server: Server, messages: list[Any]) -> tuple[list[Any], int, int, int]:
-    """What to send next; the tokens of the prompt, those served, and those said."""
-    with openai_for(server) as client:
-        answer = client.chat.completions.create(
-            model="tiny",
-            messages=[{"role": "system", "content": SYSTEM}, *messages],
-            tools=[TOOL],
-            tool_choice="required",
-            parallel_tool_calls=False,
-            max_tokens=200,
-            extra_headers={"X-Agent-ID": "chat"},
-        )
-    said, usage = answer.choices[0].message, answer.usage
-    assert answer.choices[0].finish_reason == "tool_calls"
-    assert usage is not None
-    assert usage.prompt_tokens_details is not None
-    call = (said.tool_calls or [])[0]
-    result = {"role": "tool", "tool_call_id": call.id, "content": "a ship"}
-    sent = [*messages, said.model_dump(exclude_none=True), result]
-    cached = usage.prompt_tokens_details.cached_tokens or 0
-    return sent, usage.prompt_tokens, cached, usage.completion_tokens
-
-
-def messages_turn(server: Server, messages: list[Any]) -> tuple[list[Any], int, int, int]:
-    """As `chat_turn`."""
-    tool: Any = {"name": "look", "description": "Look.", "input_schema": SCHEMA}
-    choice: Any = {"type": "any", "disable_parallel_tool_use": True}
-    with anthropic_for(server) as client:
-        answer = client.messages.create(
-            model="tiny",
-            system=SYSTEM,
-            messages=messages,
-            tools=[tool],
-            tool_choice=choice,
-            max_tokens=200,
-            extra_headers={"X-Agent-ID": "messages"},
-        )
-    assert answer.stop_reason == "tool_use"
-    used = [block for block in answer.content if block.type == "tool_use"]
-    result = {"type": "tool_result", "tool_use_id": used[0].id, "content": "a ship"}
-    content = [block.model_dump(exclude_none=True) for block in answer.content]
-    sent = [
-        *messages,
-        {"role": "assistant", "content": content},
-        {"role": "user", "content": [result]},
-    ]
-    cached = answer.usage.cache_read_input_tokens or 0
-    return sent, cached + answer.usage.input_tokens, cached, answer.usage.output_tokens
-
-
-def responses_turn(server: Server, messages: list[Any]) -> tuple[list[Any], int, int, int]:
-    """As `chat_turn`."""
-    with openai_for(server) as client:
-        answer = client.responses.create(
-            model="tiny",
-            instructions=SYSTEM,
-            input=messages,
-            tools=[{"type": "function", "strict": True, **LOOK}],
-            tool_choice="required",
-            parallel_tool_calls=False,
-            max_output_tokens=200,
-            extra_headers={"X-Agent-ID": "responses"},
-        )
-    calls = [item for item in answer.output if item.type == "function_call"]
-    usage = answer.usage
-    assert usage is not None
-    result = {"type": "function_call_output", "call_id": calls[0].call_id, "output": "a ship"}
-    items = [item.model_dump(exclude_none=True) for item in answer.output]
-    cached = usage.input_tokens_details.cached_tokens
-    return [*messages, *items, result], usage.input_tokens, cached, usage.output_tokens
-
-
 def test_conversations_with_tools_go_on_after_kill_9_in_every_dialect(
     tmp_path: Path, model: Path
 ) -> None:
-    dialects = (chat_turn, messages_turn, responses_turn)
-    sent = {turn: [{"role": "user", "content": "Look here."}] for turn in dialects}
-    before, known, again = (dict.fromkeys(dialects, 0) for _ in range(3))
+    sent: dict[Dialect, list[Any]] = {
+        dialect: [{"role": "user", "content": "Look here."}] for dialect in DIALECTS
+    }
+    before, known, again = (dict.fromkeys(DIALECTS, 0) for _ in range(3))
     for turns in (3, 2):
-        with served(tmp_path / "home", model) as server:
-            for turn in dialects * turns:
-                sent[turn], prompt, cached, said = turn(server, sent[turn])
-                known[turn] += before[turn]
-                again[turn] += min(cached, before[turn])
-                before[turn] = prompt + said
+        with (
+            served(tmp_path / "home", model) as server,
+            openai_for(server) as one,
+            anthropic_for(server) as other,
+        ):
+            clients = Clients(one, other, "tiny", named=True)
+            for dialect in DIALECTS * turns:
+                turn = dialect(clients, sent[dialect])
+                known[dialect] += before[dialect]
+                again[dialect] += min(turn.cached, before[dialect])
+                sent[dialect], before[dialect] = turn.sent, turn.prompt + turn.said
             server.kill()
-    assert all(again[turn] >= 0.97 * known[turn] > 0 for turn in dialects), (again, known)
+    assert all(again[one] >= 0.97 * known[one] > 0 for one in DIALECTS), (again, known)

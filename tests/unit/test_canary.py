@@ -65,6 +65,21 @@ def last_segment(world: World, name: str) -> Segment:
     return world.conductor.keeper.lineage[session.cursor.key]
 
 
+def returning(world: World, max_tokens: int = 6) -> Talk:
+    """An agent that had a turn before a restart."""
+    talk = Talk("ada", system=SYSTEM)
+    world.say(talk, "one", max_tokens=max_tokens)
+    world.restart()
+    return talk
+
+
+def misremembered(world: World) -> Talk:
+    """The same, of which the home has other rows than were written."""
+    talk = returning(world)
+    spoil(world, last_segment(world, "ada"))
+    return talk
+
+
 def forwarded(world: World, talk: Talk, text: str) -> tuple[Said, int]:
     """A whole turn, and how many tokens of its prompt were passed to the model."""
     telemetry = world.telemetry
@@ -75,9 +90,7 @@ def forwarded(world: World, talk: Talk, text: str) -> tuple[Said, int]:
 
 class TestARestoredSession:
     def test_it_is_compared_once_after_a_restart(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
+        talk = returning(world)
         said, passed = forwarded(world, talk, "two")
         assert said.admitted.tier is Tier.COLD
         assert passed == said.admitted.prompt - said.admitted.cached + TRACED
@@ -93,10 +106,7 @@ class TestARestoredSession:
         assert world.telemetry.comparisons == []
 
     def test_one_whose_rows_are_others_is_prefilled_and_answers_right(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
-        spoil(world, last_segment(world, "ada"))
+        talk = misremembered(world)
         said, passed = forwarded(world, talk, "two")  # which checks the answer
         assert (said.admitted.cached, said.admitted.miss) == (0, Miss.CORRUPT)
         assert passed == TRACED + world.limits.chunk + said.admitted.prompt
@@ -105,10 +115,7 @@ class TestARestoredSession:
         assert world.disk.segments._aside  # it is in quarantine
 
     def test_what_was_computed_instead_is_what_it_goes_on_from(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
-        spoil(world, last_segment(world, "ada"))
+        talk = misremembered(world)
         world.say(talk, "two")
         world.restart()
         assert world.say(talk, "three").admitted.cached > SYSTEM_TOKENS
@@ -125,25 +132,19 @@ class TestARestoredSession:
         assert said.text != world.truth(said.request)[0]
 
     def test_nothing_is_told_before_it_was_compared(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
+        talk = returning(world)
         said = world.begin(talk.ask("two"))
         reach_ready(world, said)
         assert said.events == []
 
     def test_its_sampling_seed_and_log_probabilities_are_as_without(self, world: World) -> None:
         sampling = Sampling(temperature=0.8, seed=3, logprobs=2)
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
+        talk = returning(world)
         world.say(talk, "two", sampling=sampling)
         assert world.telemetry.comparisons == [True]
 
     def test_a_turn_of_one_token_leaves_one_position_to_compare(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one", max_tokens=1)
-        world.restart()
+        talk = returning(world, max_tokens=1)
         said, passed = forwarded(world, talk, "two")
         assert passed == said.admitted.prompt - said.admitted.cached + 1
         assert world.telemetry.comparisons == [True]
@@ -158,10 +159,7 @@ class TestARestoredSession:
         assert world.telemetry.comparisons == []
 
     def test_one_that_is_only_to_be_prefilled_is_compared_all_the_same(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
-        spoil(world, last_segment(world, "ada"))
+        talk = misremembered(world)
         said = world.begin(talk.ask("two", max_tokens=0))
         world.settle()
         talk.take_back()
@@ -170,9 +168,7 @@ class TestARestoredSession:
         world.say(talk, "two")
 
     def test_one_whose_client_says_something_else_is_not_compared(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
+        returning(world)
         other = Talk("ada", system=SYSTEM)
         world.say(other, "another one")
         assert world.telemetry.comparisons == []
@@ -180,9 +176,7 @@ class TestARestoredSession:
 
 class TestTheWayThere:
     def test_it_may_be_cancelled_before_it_ran(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
+        talk = returning(world)
         said = world.begin(talk.ask("two"))
         reach_ready(world, said)
         world.cancel(said)
@@ -194,10 +188,7 @@ class TestTheWayThere:
     def test_what_was_cancelled_while_it_ran_keeps_no_row_of_doubtful_ones(
         self, world: World
     ) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
-        spoil(world, last_segment(world, "ada"))
+        talk = misremembered(world)
         said = world.begin(talk.ask("two", max_tokens=50))
         reach_ready(world, said)
         planner = world.conductor.planner
@@ -211,9 +202,7 @@ class TestTheWayThere:
         world.say(talk, "three")  # right, though it begins with the same words
 
     def test_a_step_that_fails_ends_the_turn_and_not_the_session(self, world: World) -> None:
-        talk = Talk("ada", system=SYSTEM)
-        world.say(talk, "one")
-        world.restart()
+        talk = returning(world)
         said = world.begin(talk.ask("two"))
         reach_ready(world, said)
         world.engine.frailty.fail("submit", RuntimeError("no memory"))
