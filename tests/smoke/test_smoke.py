@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -37,9 +36,7 @@ def _ask(server: Server, **more: Any) -> httpx.Response:
 def test_the_server_starts_is_well_and_leaves_nothing_running_when_it_is_stopped(
     tmp_path: Path, default_model: ModelFolder
 ) -> None:
-    started = time.monotonic()
     with served(tmp_path / "home", default_model.path) as server:
-        assert time.monotonic() - started < 60
         for probe in ("live", "ready", "startup"):
             health = server.client.get(f"/health/{probe}")
             assert (health.status_code, health.json()["status"]) == (200, "ok")
