@@ -28,6 +28,8 @@ from agentcache.speech import Emit
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 GAUGE_SECONDS = 1.0
+STALLED_SECONDS = 120.0
+_OVER = ("stopped", "failed")
 
 
 @frozen
@@ -89,6 +91,20 @@ class EngineLoop:
         if conductor is None:
             raise Unavailable(self.phase, self._resident.load_seconds if self.is_loading else 1.0)
         return conductor
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last round was done; 0 before the first, while a model is loaded, and
+        when there are no more.
+        """
+        if not self.beat or self.is_loading or self.phase in _OVER:
+            return 0.0
+        return self.clock.monotonic() - self.beat
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the thread stands still: the engine does not come back from a step."""
+        return self.silence > STALLED_SECONDS
 
     # -- from any thread ---------------------------------------------------------------------
 

@@ -39,7 +39,6 @@ from agentcache.preparing import Ask, prepared
 
 __all__ = ["Ask", "Health", "RunningTurn", "Service"]
 
-STALLED_SECONDS = 120.0
 _LONGEST_SWAP = 3600.0  # seconds that turns may be waited for
 
 
@@ -203,13 +202,11 @@ class Service(Agents):
 
     def health(self) -> Health:
         """How the service is, for probes."""
-        phase, beat = self._loop.phase, self._loop.beat
-        silent = self._clock.monotonic() - beat if beat and not self._loop.is_loading else 0.0
-        stalled = silent > STALLED_SECONDS
+        phase, stalled = self._loop.phase, self._loop.is_stalled
         live = self._loop.is_alive() and not stalled
         detail: dict[str, str | int | float] = {"phase": phase}
         if stalled:
-            detail["engine"] = f"has not finished a step for {silent:.0f} s"
+            detail["engine"] = f"has not finished a step for {self._loop.silence:.0f} s"
         ready = live and phase == "serving"
         if ready and (trouble := self._loop.conductor.keeper.read_only):
             detail["store"] = f"read-only: {trouble}"

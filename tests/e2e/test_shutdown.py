@@ -35,13 +35,18 @@ def signalled(server: Server, number: signal.Signals = signal.SIGTERM) -> None:
 
 
 @contextmanager
-def stuck(home: Path, model: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server that is being started; a model that is called `stuck` it never loads."""
-    script = Path(__file__).with_name("stuck_load.py")
+def stuck(home: Path, model: Path, at: str = "load") -> Iterator["subprocess.Popen[bytes]"]:
+    """A server that is being started; a model that is called `stuck` it never loads, or it never
+    comes back from a step once there is a file `stuck` beside its home.
+    """
+    script = Path(__file__).with_name(f"stuck_{at}.py")
     options = ["serve", "--home", home, "--model", model, "--port", "0", "--threads", "1"]
     with home.with_name("stuck.log").open("wb") as told:
         process = subprocess.Popen(
-            [sys.executable, script, *map(str, options)], stdout=told, stderr=told
+            [sys.executable, script, *map(str, options)],
+            stdout=told,
+            stderr=told,
+            env=os.environ | {"AGENTCACHE_TEST_STUCK": str(home.with_name("stuck"))},
         )
     try:
         yield process
@@ -50,12 +55,26 @@ def stuck(home: Path, model: Path) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait()
 
 
+@contextmanager
+def client_of(log: Path) -> Iterator[httpx.Client]:
+    """A client of the server that says in `log` that it is ready."""
+    until(lambda: "ready on" in log.read_text())
+    url = log.read_text().split("ready on ")[1].split()[0]
+    with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
+        yield client
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_streams_that_run_are_finished_and_nobody_else_is_kept_waiting(
     tmp_path: Path, model: Path, number: signal.Signals
 ) -> None:
     home, agent = tmp_path / "home", Agent.with_notes("Impatient")
-    with served(home, model) as server, connection(server) as idle, connection(server) as slow:
+    patience = ("--shutdown-timeout", f"{SECONDS:.0f}")  # on a busy machine it takes long
+    with (
+        served(home, model, *patience) as server,
+        connection(server) as idle,
+        connection(server) as slow,
+    ):
         idle.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert idle.recv(8).startswith(b"HTTP/1.1")
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n"
@@ -136,18 +155,35 @@ def test_a_swap_that_is_being_made_is_not_waited_for(tmp_path: Path, model: Path
     home, agent = tmp_path / "home", Agent.with_notes("Swapped")
     never = tiny_llama(tmp_path / "stuck", 1)
     log = tmp_path / "stuck.log"
-    with stuck(home, model) as process:
-        until(lambda: "ready on" in log.read_text())
-        url = log.read_text().split("ready on ")[1].split()[0]
-        with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
-            server = Server(process, client, log)
-            agent.ask(server, "Who are you?")
-            swapping = threading.Thread(target=_swap, args=(client, never))
-            swapping.start()
-            until(lambda: "for ever" in log.read_text())
-            assert server.stop() == 0
-            swapping.join(SECONDS)
+    with stuck(home, model) as process, client_of(log) as client:
+        server = Server(process, client, log)
+        agent.ask(server, "Who are you?")
+        swapping = threading.Thread(target=_swap, args=(client, never))
+        swapping.start()
+        until(lambda: "for ever" in log.read_text())
+        assert server.stop() == 0
+        swapping.join(SECONDS)
     Remains.of(home).check()
+    with served(home, model) as server:
+        assert share_served(server, agent) >= SERVED
+
+
+def test_an_engine_that_never_comes_back_from_a_step_is_dead_and_not_waited_for(
+    tmp_path: Path, model: Path
+) -> None:
+    home, agent = tmp_path / "home", Agent.with_notes("Stuck")
+    log = tmp_path / "stuck.log"
+    with stuck(home, model, at="step") as process, client_of(log) as client:
+        server = Server(process, client, log)
+        agent.ask(server, "Who are you?")
+        (tmp_path / "stuck").touch()
+        with agent.twin().asking(server, AT_LENGTH, 6000):
+            until(lambda: client.get("/health/live").status_code == 503)
+            told = client.get("/health/live").json()["detail"]["engine"]
+        assert told.startswith("has not finished a step for")
+        assert server.stop() == 1
+    assert "not waited for" in log.read_text()
+    Remains.of(home)
     with served(home, model) as server:
         assert share_served(server, agent) >= SERVED
 

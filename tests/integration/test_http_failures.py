@@ -14,7 +14,7 @@ from agentcache.adapters.http.edge import Edge
 from agentcache.conductor import Conductor
 from agentcache.domain.notices import Limits
 from agentcache.domain.turn import TurnState
-from agentcache.service import STALLED_SECONDS
+from agentcache.loop import STALLED_SECONDS
 from tests.scripted_service import Call, client_of, frames
 from tests.world import PATIENCE, Looped, World, looped
 

@@ -19,8 +19,8 @@ from agentcache.domain.errors import (
 from agentcache.domain.events import Delta, Ended
 from agentcache.domain.notices import Limits
 from agentcache.domain.request import Finish, Identity, Miss
-from agentcache.loop import EngineLoop
-from agentcache.service import STALLED_SECONDS, Ask, RunningTurn, Service
+from agentcache.loop import STALLED_SECONDS, EngineLoop
+from agentcache.service import Ask, RunningTurn, Service
 from tests.talks import Talk
 from tests.world import PATIENCE, Looped, World, looped
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.05
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def running(settings: Settings) -> Iterator["Container"]:
@@ -35,16 +37,24 @@ def running(settings: Settings) -> Iterator["Container"]:
 
 
 def _finish(loop: "EngineLoop") -> None:
-    """Have everything committed. A model that is being loaded is not waited for."""
+    """Have everything committed.
+
+    A model that is being loaded is not waited for: nothing hurries a load, and before it ends
+    nothing is promised. Nor is an engine that stands still, which may be for ever: what was
+    answered is committed, and the rest is lost anyway.
+    """
     loop.stop(within=0)
     while loop.is_alive() and not loop.wait_over(_LOOK_SECONDS):
         if loop.is_loading and not isinstance(sys.exception(), Exception):
-            _leave()
+            _leave(130 if isinstance(sys.exception(), KeyboardInterrupt) else 0)
+        if loop.is_stalled:
+            log.error("the engine has not finished a step for %.0f s: not waited for", loop.silence)
+            _leave(1)
 
 
-def _leave() -> None:
-    """End the process at once: nothing hurries a load, and before it ends nothing is promised."""
+def _leave(status: int) -> None:
+    """End the process at once."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(130 if isinstance(sys.exception(), KeyboardInterrupt) else 0)
+    os._exit(status)
