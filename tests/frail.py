@@ -116,9 +116,10 @@ class Disk(Frailty):
 
 @define(eq=False)
 class FrailEngine(MemoryEngine):
-    """A memory engine whose calls fail as `frailty` says."""
+    """Its calls fail as `frailty` says, and it rests as often as it has `chores`."""
 
     frailty: Frailty = field(factory=Frailty, init=False)
+    chores: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
 
     def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
@@ -145,6 +146,10 @@ class FrailEngine(MemoryEngine):
         result = super().collect()
         self.frailty.strike("collect")
         return result
+
+    def rest(self) -> bool:
+        self.chores = max(0, self.chores - 1)
+        return self.chores > 0
 
     def close(self) -> None:
         self.frailty.strike("close")

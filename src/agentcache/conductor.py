@@ -123,7 +123,7 @@ class Conductor:
             self.planner.apply(*self._steps.collect())
             self._tell()
             return True
-        return not plan.idle
+        return not plan.idle or (not self.planner.turns and self.engine.rest())
 
     @property
     def is_idle(self) -> bool:

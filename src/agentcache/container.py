@@ -48,7 +48,13 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
     threads = BlasThreads(prefill=cores, decode=1)
     called = Path(folder.ref).name if os.sep in folder.ref else folder.ref
     return MLXEngine.load(
-        folder.path, folder.digest, called, cpu_path=settings.cpu_path, threads=threads
+        folder.path,
+        folder.digest,
+        called,
+        cpu_path=settings.cpu_path,
+        threads=threads,
+        row_bytes=Budgets(settings.memory_budget, settings.disk_cap).hot,
+        probes=cache_dir / "probes",
     )
 
 

@@ -115,6 +115,21 @@ class TestATurn:
         assert levels["cold_bytes"] > world.disk.nbytes()
         assert (levels["queued"], levels["running"], held) == (0, 0, 1)
 
+    def test_the_engine_rests_until_it_has_done_all_it_can(self, world: World) -> None:
+        world.engine.chores = 5
+        world.settle()
+        assert world.engine.chores == 0
+
+    def test_the_engine_does_not_rest_while_a_turn_is_there(self, world: World) -> None:
+        said = world.begin(Talk("ada").ask("one", max_tokens=9))
+        world.engine.chores = 5
+        world.reach(said, TurnState.DECODING)
+        world.step()
+        assert world.engine.chores == 5
+        world.settle()
+        assert world.engine.chores == 0
+        world.check_answer(said)
+
     def test_a_model_runs_at_most_so_many_turns_at_once(self) -> None:
         with World(limits=Limits(batch=2)) as world:
             for name in "abc":

@@ -65,6 +65,10 @@ class UnloadedEngine:
     def drop(self, _sequence: int) -> None:
         """There is nothing to drop."""
 
+    def rest(self) -> bool:
+        """There is nothing to make ready."""
+        return False
+
     def held_bytes(self) -> int:
         """None."""
         return 0

@@ -102,6 +102,14 @@ class Engine(RowSource, Protocol):
         """Forget the sequence and give its memory back; no error when there is none."""
         ...
 
+    def rest(self) -> bool:
+        """Nothing runs: for some milliseconds, do what makes later calls faster.
+
+        Returns whether there is more of it to do. What it takes stays within what live sequences
+        may take, and gives way to them.
+        """
+        ...
+
     def held_bytes(self) -> int:
         """Bytes of KV memory that all live sequences hold, slack included."""
         ...

@@ -151,6 +151,17 @@ class EngineContract:
         assert driver.engine.held_bytes() == 0
         assert driver.begin(1, PROMPT) == first
 
+    def test_resting_ends_and_changes_nothing(self, driver: Driver) -> None:
+        expected = [driver.begin(1, PROMPT), *driver.decode(1, steps=4)[0]]
+        while driver.engine.rest():
+            pass
+        said = driver.begin(2, PROMPT)
+        held = driver.engine.held_bytes()
+        while driver.engine.rest():
+            pass
+        assert driver.engine.held_bytes() == held
+        assert [said, *driver.decode(2, steps=4)[0]] == expected
+
     def test_a_seed_draws_the_same_tokens_alone_and_in_company(self, driver: Driver) -> None:
         alone = [driver.begin(1, PROMPT, sampling=SEEDED), *driver.decode(1, steps=8)[0]]
         first = driver.begin(2, PROMPT, sampling=SEEDED)

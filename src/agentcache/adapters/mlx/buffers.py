@@ -10,8 +10,9 @@ from mlx_lm.models.cache import create_attention_mask
 
 from agentcache.adapters.mlx.handles import Buffer, BufferHandle, Mask
 from agentcache.adapters.mlx.live import Undo
+from agentcache.adapters.mlx.row_memory import RowMemory
 from agentcache.domain.spec import CacheSpec, LayerKind
-from agentcache.ports.rows import RowArray, Rows, empty_rows
+from agentcache.ports.rows import Rows
 
 
 class BufferLeaf:
@@ -67,6 +68,7 @@ class BufferCache:
     spec: CacheSpec
     capacity: int
     _buffers: dict[str, Buffer]
+    _memory: RowMemory
     leaves: Sequence[BufferLeaf] = field(init=False)
 
     @leaves.default
@@ -74,9 +76,9 @@ class BufferCache:
         return _leaves(self.spec, self._buffers, 0)
 
     @classmethod
-    def of(cls, spec: CacheSpec, capacity: int) -> "BufferCache":
-        """An empty cache. Raises MemoryError when there is no room."""
-        return cls(spec, capacity, _buffers(spec, capacity))
+    def of(cls, spec: CacheSpec, capacity: int, memory: RowMemory) -> "BufferCache":
+        """An empty cache in `memory`. Raises MemoryError when there is no room."""
+        return cls(spec, capacity, _buffers(spec, capacity, memory), memory)
 
     @property
     def layers(self) -> Sequence[int]:
@@ -108,7 +110,7 @@ class BufferCache:
 
     def grow(self, capacity: int) -> None:
         """Copy the rows into larger buffers."""
-        larger = _buffers(self.spec, capacity)
+        larger = _buffers(self.spec, capacity, self._memory)
         for role, buffer in self._buffers.items():
             larger[role][:, :, : self.length] = buffer[:, :, : self.length]
         self.leaves = _leaves(self.spec, larger, self.length)
@@ -143,14 +145,14 @@ class BufferCache:
         return {role: buffer[:, :, start:stop] for role, buffer in self._buffers.items()}
 
 
-def _buffers(spec: CacheSpec, capacity: int) -> dict[str, Buffer]:
-    return {role: _float32(array) for role, array in empty_rows(spec, 0, capacity).full.items()}
-
-
-def _float32(array: RowArray) -> Buffer:
-    if array.dtype != np.float32:
-        raise ValueError(f"rows in numpy buffers are float32, not {array.dtype}")
-    return array.view(np.float32)
+def _buffers(spec: CacheSpec, capacity: int, memory: RowMemory) -> dict[str, Buffer]:
+    if spec.dtype != "float32":
+        raise ValueError(f"rows in numpy buffers are float32, not {spec.dtype}")
+    return {
+        role: memory.empty((len(group.layers), group.heads, capacity, dim))
+        for group in spec.groups_of(LayerKind.FULL)
+        for role, dim in group.roles()
+    }
 
 
 def _leaves(spec: CacheSpec, buffers: dict[str, Buffer], offset: int) -> list[BufferLeaf]:

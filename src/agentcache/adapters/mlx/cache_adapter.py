@@ -10,6 +10,7 @@ from agentcache.adapters.mlx.arrays import ArrayCache
 from agentcache.adapters.mlx.buffers import BufferCache
 from agentcache.adapters.mlx.live import LiveCache, Part
 from agentcache.adapters.mlx.ragged import LatentRaggedLeaf, RaggedLeaf
+from agentcache.adapters.mlx.row_memory import RowMemory
 from agentcache.adapters.mlx.spec import LanguageModel, leaves, with_leaves
 from agentcache.adapters.mlx.states import StateBatch, States
 from agentcache.adapters.mlx.whole import Wholes
@@ -46,13 +47,14 @@ class MLXCacheAdapter:
     """Live caches of `spec`: in numpy buffers (the CPU path), or in MLX arrays.
 
     `shape` is the model's own cache list, never filled, whose nesting the model expects. `latent`
-    says that in a batch its rows come as those of latent attention.
+    says that in a batch its rows come as those of latent attention. Buffers lie in `memory`.
     """
 
     spec: CacheSpec
     shape: Sequence[object]
     in_buffers: bool
     latent: bool = False
+    memory: RowMemory = field(factory=RowMemory.plain)
     _unfilled: Sequence[object] = field(init=False)
 
     @_unfilled.default
@@ -63,6 +65,11 @@ class MLXCacheAdapter:
     def of(cls, model: LanguageModel, spec: CacheSpec, in_buffers: bool) -> "MLXCacheAdapter":
         """The adapter to `model`."""
         return cls(spec, make_prompt_cache(model), in_buffers and spec.dtype == "float32")
+
+    @property
+    def count(self) -> int:
+        """How many caches the model has."""
+        return len(self._unfilled)
 
     def empty(self, capacity: int) -> LiveCache:
         """Caches of a new sequence with room for `capacity` rows, or MemoryError."""
@@ -94,8 +101,10 @@ class MLXCacheAdapter:
     def _parts(self, capacity: int) -> Iterator[Part]:
         kinds = {layer.kind for layer in self.spec.layers}
         if LayerKind.FULL in kinds:
-            rows = BufferCache if self.in_buffers else ArrayCache
-            yield rows.of(self.spec, capacity)
+            if self.in_buffers:
+                yield BufferCache.of(self.spec, capacity, self.memory)
+            else:
+                yield ArrayCache.of(self.spec, capacity)
         if LayerKind.WINDOW in kinds:
             yield Windows(self.spec, [self._window(one, capacity) for one in self._windowed])
         if LayerKind.STATE in kinds:

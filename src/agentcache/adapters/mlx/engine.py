@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 import mlx.core as mx
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agentcache.adapters.mlx import blas, cpu, handles
-from agentcache.adapters.mlx.fitting import Batching, CacheReport, fitted
-from agentcache.adapters.mlx.forward import Forward
+from agentcache.adapters.mlx.fitting import Batching, Fitted, Found, as_found, fitted, told
 from agentcache.adapters.mlx.loading import load_folder
+from agentcache.adapters.mlx.probe_memory import ProbeMemory
+from agentcache.adapters.mlx.row_memory import RowMemory
 from agentcache.adapters.mlx.runner import LiveSequence, Runner, Running
+from agentcache.adapters.mlx.spec import LanguageModel
 from agentcache.domain.errors import IntegrityError
 from agentcache.domain.plan import (
     PrefillChunk,
@@ -48,12 +50,13 @@ class MLXEngine:
     """A loaded model and its live sequences; implements `ports.engine.Engine`.
 
     Where rows live in numpy buffers (`buffered`), a step is done when `submit` returns. Elsewhere
-    it is lazy, and two may be under way.
+    it is lazy, and two may be under way. `report` was `known` if it was found out before.
     """
 
     card: ModelCard
-    report: CacheReport
+    report: Found
     _runner: Runner | None
+    known: bool = False
     _threads: BlasThreads | None = None
     _live: dict[int, LiveSequence] = field(factory=dict, init=False)
     _steps: deque[_Step] = field(factory=deque, init=False)
@@ -68,30 +71,38 @@ class MLXEngine:
         cpu_path: bool = True,
         threads: BlasThreads | None = None,
         ends: Iterable[int] = (),
+        row_bytes: int = 0,
+        probes: Path | None = None,
     ) -> "MLXEngine":
         """Load the MLX folder `folder` and find out what its model can do.
 
         `cpu_path` lets numpy do what MLX's CPU backend is slow at; it has no effect elsewhere.
-        Without `threads` the BLAS is left as it is. `ends` are further ids that end a turn.
+        Without `threads` the BLAS is left as it is. `ends` are further ids that end a turn. Of the
+        `row_bytes` that live sequences may take, some are kept ready where nobody has them. What is
+        found out is remembered in the folder `probes`, if there is one, until something changes.
         Raises ModelError when the model cannot be loaded or its caches are not supported.
         """
         loaded = load_folder(folder, name)
         on_cpu = cpu_path and mx.default_device() == mx.cpu
         _install(on_cpu)
-        forward = Forward.of(loaded.model)
-        adapter, vocabulary, report = fitted(loaded.model, forward, name, on_cpu)
+        memory = ProbeMemory(probes, digest, on_cpu) if probes else None
+        fit = _fitted(loaded.model, name, on_cpu, memory)
+        adapter, report = fit.adapter, fit.found
+        if adapter.in_buffers:
+            adapter = evolve(adapter, memory=RowMemory.of(row_bytes))
         card = ModelCard(
             name=name,
             digest=digest,
             spec=adapter.spec,
             context=loaded.context,
-            vocabulary=vocabulary,
+            vocabulary=report.vocabulary,
             ends=loaded.ends | frozenset(ends),
             in_flight=1 if adapter.in_buffers else 2,
             notes=report.notes,
         )
         ragged = report.batching.mode == "ragged"
-        return cls(card, report, Runner(forward, adapter, ragged), threads)
+        runner = Runner(fit.forward, adapter, ragged)
+        return cls(card, report, runner, fit.known, threads)
 
     @property
     def batching(self) -> Batching:
@@ -103,6 +114,11 @@ class MLXEngine:
         """Whether rows live in numpy buffers."""
         return self._loaded.adapter.in_buffers
 
+    @property
+    def memory(self) -> RowMemory:
+        """Where the buffers lie."""
+        return self._loaded.adapter.memory
+
     def start(self, sequence: int, capacity: int, restore: int = 0) -> Rows:
         """See `Engine.start`."""
         if sequence in self._live:
@@ -110,6 +126,7 @@ class MLXEngine:
         cache = self._loaded.adapter.empty(capacity)
         blank = cache.blank(restore)
         self._live[sequence] = LiveSequence(sequence, cache)
+        self.memory.settle(self.held_bytes())
         return blank
 
     def adopt(self, sequence: int, length: int) -> None:
@@ -121,6 +138,7 @@ class MLXEngine:
         cache = self._one(sequence).cache
         if capacity > cache.capacity:
             cache.grow(capacity)
+            self.memory.settle(self.held_bytes())
 
     def submit(self, plan: StepPlan) -> None:
         """See `Engine.submit`."""
@@ -172,6 +190,12 @@ class MLXEngine:
         one = self._live.pop(sequence, None)
         if one is not None:
             one.reset(0)
+            del one
+            self.memory.settle(self.held_bytes())
+
+    def rest(self) -> bool:
+        """See `Engine.rest`: memory is made ready that the next sequences will write to."""
+        return self.memory.prepare(self.held_bytes())
 
     def held_bytes(self) -> int:
         """See `Engine.held_bytes`."""
@@ -221,6 +245,17 @@ class MLXEngine:
     def _use_threads(self, phase: Literal["prefill", "decode"]) -> None:
         if self._threads is not None:
             blas.set_threads(getattr(self._threads, phase))
+
+
+def _fitted(model: LanguageModel, name: str, on_cpu: bool, memory: ProbeMemory | None) -> Fitted:
+    known = memory.recall() if memory else None
+    fit = as_found(model, known, on_cpu) if known else None
+    if fit is None:
+        fit = fitted(model, name, on_cpu)
+        if memory:
+            memory.remember(fit.found)
+    told(name, fit.found)
+    return fit
 
 
 def _install(on_cpu: bool) -> None:

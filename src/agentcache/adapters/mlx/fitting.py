@@ -30,12 +30,19 @@ class Batching:
 
 
 @frozen
-class CacheReport:
-    """What was found out about a model's caches: their kinds, where they live, how decode runs."""
+class Found:
+    """What was found out about a model, by running it: all that it takes to serve it.
+
+    The kinds of its caches, where they live and how decode runs; `latent` as in `MLXCacheAdapter`,
+    `head` is `Forward.which`.
+    """
 
     spec: CacheSpec
+    vocabulary: int
     in_buffers: bool
     batching: Batching
+    latent: bool = False
+    head: int | None = None
 
     @property
     def kinds(self) -> str:
@@ -56,20 +63,53 @@ class CacheReport:
         return tuple(notes)
 
 
-def fitted(
-    model: LanguageModel, forward: Forward, name: str, on_cpu: bool
-) -> tuple[MLXCacheAdapter, int, CacheReport]:
-    """Caches for `model`, the size of its vocabulary, and a report, which is logged, too.
+@frozen(eq=False)
+class Fitted:
+    """A model with the caches that suit it, as was `found` out; `known` if that was before."""
+
+    forward: Forward
+    adapter: MLXCacheAdapter
+    found: Found
+    known: bool = False
+
+
+def fitted(model: LanguageModel, name: str, on_cpu: bool) -> Fitted:
+    """Find out what suits `model`.
 
     Raises ModelError for a model that cannot be run, or goes on from nothing that can be stored.
     """
+    forward = Forward.of(model)
     spec, vocabulary = probed(model, name)
     adapter, verdict = _batched(_adapter(model, forward, spec, name, on_cpu), forward)
-    report = CacheReport(adapter.spec, adapter.in_buffers, Batching.of(verdict))
-    log.info("the caches of %s: %s", name, report.kinds)
-    for note in report.notes:
+    found = Found(
+        adapter.spec,
+        vocabulary,
+        adapter.in_buffers,
+        Batching.of(verdict),
+        adapter.latent,
+        forward.which,
+    )
+    return Fitted(forward, adapter, found)
+
+
+def as_found(model: LanguageModel, found: Found, on_cpu: bool) -> Fitted | None:
+    """What was `found` out about `model` before; None where it cannot be about this one."""
+    if found.in_buffers and not on_cpu:
+        return None
+    adapter = evolve(MLXCacheAdapter.of(model, found.spec, found.in_buffers), latent=found.latent)
+    if adapter.in_buffers != found.in_buffers or len(found.spec.layers) != adapter.count:
+        return None
+    try:
+        return Fitted(Forward.taken_apart(model, found.head), adapter, found, known=True)
+    except LookupError:
+        return None
+
+
+def told(name: str, found: Found) -> None:
+    """Log what somebody who runs the model should know."""
+    log.info("the caches of %s: %s", name, found.kinds)
+    for note in found.notes:
         log.warning("%s: %s", name, note)
-    return adapter, vocabulary, report
 
 
 def _adapter(

@@ -17,29 +17,40 @@ _PROBE = [[0, 1, 2]]
 class Forward:
     """A model, and where it has the shape, its body and head apart, so that the head sees one row.
 
-    `tokens` counts every token that was passed to the model.
+    `tokens` counts every token that was passed to the model; `which` of the possible heads it is.
     """
 
     _model: LanguageModel
     _body: LanguageModel | None = None
     _head: Head | None = None
+    which: int | None = None
     tokens: int = field(default=0, init=False)
 
     @classmethod
     def of(cls, model: LanguageModel) -> "Forward":
         """Take `model` apart if running its parts gives, bit for bit, what running it gives."""
-        body: LanguageModel | None = getattr(model, "model", getattr(model, "backbone", None))
-        ids = mx.array(_PROBE)
+        body, ids = _body_of(model), mx.array(_PROBE)
         if body is None:
             return cls(model)
-        for head in _heads(model, body):
+        for which, head in enumerate(_heads(model, body)):
             try:
                 same = mx.array_equal(head(body(ids, cache=None)), model(ids, cache=None))
                 if same.item():
-                    return cls(model, body, head)
+                    return cls(model, body, head, which)
             except Exception:  # whatever a model does to what it does not expect
                 continue
         return cls(model)
+
+    @classmethod
+    def taken_apart(cls, model: LanguageModel, which: int | None) -> "Forward":
+        """What `of` made of `model` before. Raises LookupError where that cannot be."""
+        if which is None:
+            return cls(model)
+        body = _body_of(model)
+        heads = _heads(model, body) if body is not None else []
+        if not 0 <= which < len(heads):
+            raise LookupError(f"the model has no head {which}")
+        return cls(model, body, heads[which], which)
 
     @property
     def apart(self) -> bool:
@@ -78,6 +89,11 @@ class Forward:
 
 def _row(ids: Sequence[int]) -> mx.array:
     return mx.array(np.asarray(ids, np.int32)[None])
+
+
+def _body_of(model: LanguageModel) -> LanguageModel | None:
+    body: LanguageModel | None = getattr(model, "model", getattr(model, "backbone", None))
+    return body
 
 
 def _heads(model: LanguageModel, body: object) -> list[Head]:

@@ -1,0 +1,196 @@
+"""Memory of live rows: used again while nobody else has it, and never more than may be held."""
+
+import gc
+import resource
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentcache.adapters.mlx import blas
+from agentcache.domain.plan import PrefillChunk
+from agentcache.domain.tokens import tokens
+from agentcache.testing.driving import GREEDY, Driver
+from tests.tiny_models import tiny_llama
+
+blas.load()
+
+from agentcache.adapters.mlx.engine import MLXEngine  # noqa: E402
+from agentcache.adapters.mlx.row_memory import RowMemory  # noqa: E402
+
+MB = 1 << 20
+PROMPT = [7 * n % 250 + 3 for n in range(60)]
+
+
+def _floats(nbytes: int) -> tuple[int, ...]:
+    return (nbytes // 4,)
+
+
+def _faults(work: Callable[[], object]) -> int:
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+
+def _ready(memory: RowMemory, held: int = 0) -> None:
+    while memory.prepare(held):
+        memory.check_integrity()
+
+
+def test_memory_that_came_back_is_written_to_without_a_page_fault() -> None:
+    memory = RowMemory.of(256 * MB)
+    buffer = memory.empty(_floats(16 * MB))
+    assert _faults(partial(buffer.fill, 1)) >= 8
+    del buffer
+    again = memory.empty(_floats(16 * MB))
+    assert _faults(partial(again.fill, 2)) < 8
+
+
+def test_memory_that_was_made_ready_is_written_to_without_a_page_fault() -> None:
+    memory = RowMemory.of(256 * MB)
+    _ready(memory)
+    buffer = memory.empty(_floats(16 * MB))
+    assert _faults(partial(buffer.fill, 1)) < 8
+
+
+def test_no_more_is_made_ready_than_the_reserve() -> None:
+    memory = RowMemory.of(80 * MB)
+    _ready(memory)
+    assert memory.spare == memory.reserve == 10 * MB
+
+
+def test_nothing_is_kept_beyond_what_live_rows_leave() -> None:
+    memory = RowMemory.of(80 * MB)
+    _ready(memory)
+    memory.settle(held=77 * MB)
+    assert memory.spare == 3 * MB
+    assert not memory.prepare(held=77 * MB)
+    memory.settle(held=90 * MB)
+    assert memory.spare == 0
+
+
+def test_what_is_beyond_the_reserve_goes_back_to_the_system() -> None:
+    memory = RowMemory.of(80 * MB)
+    buffer = memory.empty(_floats(40 * MB))
+    buffer.fill(1)
+    del buffer
+    memory.settle(held=0)
+    assert memory.spare == memory.reserve
+    again = memory.empty(_floats(40 * MB))
+    assert _faults(partial(again.fill, 1)) >= 10
+
+
+def test_memory_is_not_lent_again_while_a_view_lies_in_it() -> None:
+    memory = RowMemory.of(64 * MB)
+    buffer = memory.empty((4, MB))
+    buffer.fill(1)
+    view = buffer[1:2, 10:]
+    del buffer
+    gc.collect()
+    other = memory.empty((4, MB))
+    other.fill(2)
+    assert not np.shares_memory(view, other)
+    assert (view == 1).all()
+    memory.check_integrity()
+
+
+def test_a_loan_may_end_on_another_thread() -> None:
+    memory = RowMemory.of(64 * MB)
+    buffers = [memory.empty(_floats(8 * MB))]
+    place = buffers[0].ctypes.data
+    other = threading.Thread(target=buffers.clear)
+    other.start()
+    other.join()
+    assert memory.empty(_floats(8 * MB)).ctypes.data == place
+
+
+@pytest.mark.parametrize("memory", [RowMemory.plain(), RowMemory.of(0)])
+def test_without_a_budget_buffers_come_from_numpy(memory: RowMemory) -> None:
+    buffer = memory.empty((3, MB))
+    buffer.fill(1)
+    assert buffer.flags.owndata
+    assert not memory.prepare(0)
+    memory.settle(buffer.nbytes)
+    memory.check_integrity()
+
+
+def test_where_no_addresses_are_left_buffers_come_from_numpy() -> None:
+    memory = RowMemory.of(16 * MB)
+    first = memory.empty(_floats(24 * MB))
+    second = memory.empty(_floats(24 * MB))
+    second.fill(2)
+    first.fill(1)
+    assert (second == 2).all()
+    memory.check_integrity()
+
+
+@given(st.lists(st.tuples(st.sampled_from("takedropsettleprepare"), st.integers(0, 24))))
+def test_buffers_keep_their_values_and_bounds_hold_whatever_comes_and_goes(
+    actions: list[tuple[str, int]],
+) -> None:
+    memory, live = RowMemory.of(32 * MB), list[tuple[int, np.ndarray]]()
+    for number, (action, size) in enumerate(actions):
+        held = sum(buffer.nbytes for _, buffer in live)
+        if action in "take":
+            buffer = memory.empty((size + 1, MB // 4))
+            buffer[:, ::4096] = number
+            live.append((number, buffer))
+        elif action in "drop" and live:
+            live.pop(size % len(live))
+        elif action in "settle":
+            memory.settle(held)
+            assert memory.spare <= max(0, min(memory.reserve, memory.limit - held))
+        else:
+            memory.prepare(held)
+        memory.check_integrity()
+    assert all((buffer[:, ::4096] == number).all() for number, buffer in live)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("llama")
+    return tiny_llama(made, seed=3, layers=3, heads=6, kv_heads=2, hidden=96, context=16_384)
+
+
+def test_a_sequence_says_the_same_in_memory_that_another_left(folder: Path) -> None:
+    capacity, said = 8192, []
+    for row_bytes in (0, 64 * MB):
+        engine = MLXEngine.load(folder, b"tiny", "tiny", row_bytes=row_bytes)
+        driver = Driver(engine)
+        rows = engine.start(1, capacity, capacity)
+        places = {array.ctypes.data for array in rows.full.values()}
+        for array in rows.full.values():
+            array.view(np.float32)[...] = np.nan
+        del rows, array
+        engine.drop(1)
+        engine.start(2, capacity)
+        kept = engine.export(2, 0, 0).full.values()
+        assert not row_bytes or {array.ctypes.data for array in kept} == places
+        chunk = PrefillChunk(2, 0, tokens(PROMPT), GREEDY)
+        first = driver.step(chunk).sampled[0].token
+        said.append([first, *driver.decode(2, steps=8)[0]])
+        engine.close()
+    assert said[0] == said[1]
+
+
+def test_an_engine_at_rest_holds_no_more_than_its_budget(folder: Path) -> None:
+    engine = MLXEngine.load(folder, b"tiny", "tiny", row_bytes=32 * MB)
+    memory = engine.memory
+    assert engine.rest()
+    while engine.rest():
+        pass
+    assert memory.spare == 4 * MB
+    number, row = 0, engine.card.spec.row_bytes
+    while engine.held_bytes() < 30 * MB:
+        number += 1
+        engine.start(number, MB // row)
+        assert engine.held_bytes() + memory.spare <= 32 * MB
+    while engine.rest():
+        pass
+    assert engine.held_bytes() + memory.spare <= 32 * MB
+    engine.close()
