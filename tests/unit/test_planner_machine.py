@@ -12,7 +12,6 @@ from agentcache.domain.notices import Limits
 from agentcache.domain.placing import WORTH_WAITING_FOR
 from agentcache.domain.request import Finish, Tier, WhenBusy
 from agentcache.domain.spec import CacheSpec
-from agentcache.domain.stepping import rows_of
 from agentcache.domain.tokens import Tokens, common_prefix, tokens
 from agentcache.domain.turn import Turn, TurnState
 from agentcache.domain.waiting import AGEING_SECONDS, TurnQueue
@@ -230,7 +229,7 @@ class PlannerMachine(RuleBasedStateMachine):
         chunks = [step for step, _ in self.drive.flying if step.prefill]
         for turn in self._running():
             if turn.state is TurnState.DECODING and turn.asked < turn.max_tokens:
-                without = [one for one in chunks if turn.live.number not in rows_of(one)]
+                without = [one for one in chunks if turn.live.number not in one.rows]
                 assert len(without) <= 1
 
     @invariant()

@@ -36,7 +36,7 @@ class HotTier:
     _by_owner: dict[SessionKey, Sequence] = field(factory=dict, init=False)
     gave_way: int = field(default=0, init=False)
     blocks_given: int = field(default=0, init=False)
-    _dropped: list[int] = field(factory=list, init=False)
+    dropped: list[int] = field(factory=list, init=False)
     _resting_blocks: int = field(default=0, init=False)
     _last_number: int = field(default=0, init=False)
 
@@ -115,7 +115,7 @@ class HotTier:
         self._disown(sequence)
         blocks = self.pool.release(sequence.number)
         self._resting_blocks -= blocks if was_resting else 0
-        self._dropped.append(sequence.number)
+        self.dropped.append(sequence.number)
 
     def drop_resting(self) -> None:
         """Forget every sequence that rests."""
@@ -124,7 +124,7 @@ class HotTier:
 
     def take_dropped(self) -> tuple[int, ...]:
         """The sequences dropped since the last call: the engine shall drop them too."""
-        dropped, self._dropped = tuple(self._dropped), []
+        dropped, self.dropped = tuple(self.dropped), []
         return dropped
 
     def check_integrity(self) -> None:

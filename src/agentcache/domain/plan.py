@@ -51,6 +51,12 @@ class StepPlan:
     prefill: tuple[PrefillChunk, ...] = ()
     decode: tuple[int, ...] = ()
 
+    @property
+    def rows(self) -> dict[int, int]:
+        """How many rows the step adds to each of its sequences."""
+        chunks = {chunk.sequence: len(chunk.ids) for chunk in self.prefill}
+        return chunks | dict.fromkeys(self.decode, 1)
+
 
 @frozen
 class Sampled:

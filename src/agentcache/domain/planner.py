@@ -5,23 +5,17 @@ the planner calls `plan`, carries the plan out, tells what came of it (`fetched`
 and takes the notices that are due (`take_notices`).
 """
 
-from collections import deque
-
 from attrs import define, field
 
 from agentcache.domain.canaries import Canaries
-from agentcache.domain.errors import (
-    AgentCacheError,
-    IntegrityError,
-    Overloaded,
-    TurnCancelled,
-)
+from agentcache.domain.errors import AgentCacheError, IntegrityError, Overloaded, TurnCancelled
+from agentcache.domain.flights import Flights
 from agentcache.domain.growing import is_full, make_room
 from agentcache.domain.hot import HotTier
 from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Stuck, Token
 from agentcache.domain.pacing import Pace
-from agentcache.domain.parking import due_park, is_exportable, park_to
+from agentcache.domain.parking import due_parks, is_exportable, park_to
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
     Found,
@@ -37,8 +31,8 @@ from agentcache.domain.plan import (
 from agentcache.domain.registry import SessionRegistry
 from agentcache.domain.request import Finish, Identity, Miss, TurnRequest
 from agentcache.domain.session import SessionKey
-from agentcache.domain.stepping import next_step, rows_of
-from agentcache.domain.turn import Turn, TurnState
+from agentcache.domain.stepping import next_step
+from agentcache.domain.turn import Sequence, Turn, TurnState
 from agentcache.domain.waiting import AgentOrder, TurnQueue
 
 CLIENT_LEFT = TurnCancelled()
@@ -50,7 +44,8 @@ class Planner:
     the registry for where sessions stand.
 
     Who waits is looked at only when something happened that may let somebody start: a step costs
-    the same however many wait.
+    the same however many wait. Who runs is looked at only when something happened to one of them:
+    where all decode, most steps are the one before once more. `notices` are those that are due.
     """
 
     lineage: Lineage
@@ -61,19 +56,22 @@ class Planner:
     canaries: Canaries = field(factory=Canaries)
     turns: dict[int, Turn] = field(factory=dict, init=False)
     pace: Pace = field(init=False)
+    notices: list[Notice] = field(factory=list, init=False)
     _queue: TurnQueue = field(factory=TurnQueue, init=False)
     _agents: AgentOrder = field(factory=AgentOrder, init=False)
     _running: dict[int, Turn] = field(factory=dict, init=False)
-    _flying: "deque[StepPlan]" = field(factory=deque, init=False)
-    _notices: list[Notice] = field(factory=list, init=False)
+    _flights: Flights = field(init=False)
     _numbers: int = field(default=0, init=False)
-    _steps: int = field(default=0, init=False)
     _turn_seconds: float = field(default=1.0, init=False)
     _stirred: bool = field(default=False, init=False)
 
     @pace.default
     def _new_pace(self) -> Pace:
         return Pace(self.limits.step_seconds)
+
+    @_flights.default
+    def _no_flights(self) -> Flights:
+        return Flights(self.limits.in_flight)
 
     @property
     def waiting(self) -> int:
@@ -88,7 +86,7 @@ class Planner:
     @property
     def flying(self) -> int:
         """Steps that were planned and whose result is not applied yet."""
-        return len(self._flying)
+        return len(self._flights)
 
     def is_busy(self, identity: Identity) -> bool:
         """Whether a turn of this exclusive agent is not over."""
@@ -139,29 +137,18 @@ class Planner:
 
     def apply(self, result: StepResult, seconds: float | None = None) -> None:
         """Take the result of the oldest step that is not applied yet, which took `seconds`."""
-        plan = self._flying.popleft()
-        assert plan.number == result.number, f"step {result.number} came before {plan.number}"
+        plan = self._flights.land(result.number)
         if seconds is not None:
             chunks = [len(chunk.ids) for chunk in plan.prefill]
             self.pace.learn(chunks, len(plan.decode), seconds)
-        failed = {one.sequence: one for one in result.failed}
-        sampled = {one.sequence: one for one in result.sampled}
-        retold = {one.sequence: one.found for one in result.retold}
-        turns = {turn.live.number: turn for turn in self._running.values()}
-        for number, count in rows_of(plan).items():
-            turn = turns[number]
-            turn.live.flying -= 1
-            if turn.canary is not None and not self._compare(turn, retold.get(number)):
-                continue
-            if number in failed and turn.finish is None:
-                self._fail(turn, failed[number])
-            if number in failed or turn.finish is Finish.FAILED:
-                continue
-            turn.live.advance(count)
-            if number in sampled and turn.finish is None:
-                self._take(turn, sampled[number])
-            elif turn.finish is None and turn.is_prefilled:
-                self._end(turn, Finish.LENGTH)
+        steady = None if self._stirred else self._flights.steady
+        if steady is None or not steady.is_of(plan, result):
+            self._apply(plan, result)
+            return
+        for (turn, sequence), sampled in zip(steady.members, result.sampled, strict=True):
+            sequence.flying -= 1
+            sequence.advance(1)
+            self._take(turn, sequence, sampled)
 
     def finish(self, number: int, finish: Finish, keep: int | None = None) -> None:
         """The turn's text is complete. Only its first `keep` sampled tokens are remembered."""
@@ -207,7 +194,11 @@ class Planner:
 
     def plan(self, now: float) -> Plan:
         """All that shall be done now, before the next call."""
-        if parks := self._parks():  # who grows or starts next shall find what is kept now
+        if (step := self._once_more(now)) is not None:
+            return Plan(step=step)
+        self._flights.steady = None
+        if parks := due_parks(self._running.values(), self.lineage.spec):
+            self._stirred = True  # somebody may wait for just these rows, and find them kept
             return Plan(parks, self.hot.take_dropped())
         grows, preempted = make_room(self._running, self.hot, self.limits.reserve, self._preempt)
         stirred, self._stirred = self._stirred, bool(preempted) and self._stirred
@@ -218,9 +209,7 @@ class Planner:
 
     def take_notices(self) -> tuple[Notice, ...]:
         """What happened to turns since the last call, in order."""
-        if not self._notices:
-            return ()
-        notices, self._notices = tuple(self._notices), []
+        notices, self.notices = tuple(self.notices), []
         return notices
 
     def next_deadline(self) -> float | None:
@@ -238,13 +227,33 @@ class Planner:
         if len(self._queue) + len(self._running) != len(self.turns):
             raise IntegrityError("a turn is waiting and running")
         self.hot.check_awake([turn.live.number for turn in self._running.values()])
-        uses = [number for plan in self._flying for number in rows_of(plan)]
-        if any(one.flying != uses.count(one.number) for one in self.hot):
-            raise IntegrityError("a sequence counts its uncollected steps wrongly")
-        if len(self._running) > self.limits.batch or len(self._flying) > self.limits.in_flight:
+        self._flights.check_integrity(self.hot)
+        if self._flights.steady is not None and not self._stirred:
+            self._flights.steady.check_integrity(self._running.values())
+        if len(self._running) > self.limits.batch or len(self._flights) > self.limits.in_flight:
             raise IntegrityError("more is going on than the limits allow")
 
     # -- the life of a turn ------------------------------------------------------------------
+
+    def _apply(self, plan: StepPlan, result: StepResult) -> None:
+        failed = {one.sequence: one for one in result.failed}
+        sampled = {one.sequence: one for one in result.sampled}
+        retold = {one.sequence: one.found for one in result.retold}
+        turns = {turn.live.number: turn for turn in self._running.values()}
+        for number, count in plan.rows.items():
+            turn = turns[number]
+            turn.live.flying -= 1
+            if turn.canary is not None and not self._compare(turn, retold.get(number)):
+                continue
+            if number in failed and turn.finish is None:
+                self._fail(turn, failed[number])
+            if number in failed or turn.finish is Finish.FAILED:
+                continue
+            turn.live.advance(count)
+            if number in sampled and turn.finish is None:
+                self._take(turn, turn.live, sampled[number])
+            elif turn.finish is None and turn.is_prefilled:
+                self._end(turn, Finish.LENGTH)
 
     def _place(self, turn: Turn) -> None:
         turn.state = TurnState.READY
@@ -255,9 +264,8 @@ class Planner:
             self._admit(turn)
 
     def _admit(self, turn: Turn) -> None:
-        if turn.admitted:
-            return
-        self._notices.append(Placed(turn.number, turn.admit()))
+        if not turn.admitted:
+            self.notices.append(Placed(turn.number, turn.admit()))
 
     def _compare(self, turn: Turn, found: Found | None) -> bool:
         """Whether `turn` goes on: not if what was restored for it says something else than before.
@@ -266,7 +274,7 @@ class Planner:
         """
         compared = self.canaries.compare(turn, found)
         if compared is not None:
-            self._notices.append(compared)
+            self.notices.append(compared)
         if compared is None or not compared.doubted:
             self._admit(turn)
             return True
@@ -277,11 +285,11 @@ class Planner:
             self._wait(turn)
         return False
 
-    def _take(self, turn: Turn, sampled: Sampled) -> None:
+    def _take(self, turn: Turn, sequence: Sequence, sampled: Sampled) -> None:
         token, end = sampled.token, sampled.token in self.ends
         turn.sampled.append(token)
-        turn.live.ids.append(token)
-        self._notices.append(Token(turn.number, token, end, sampled.logprobs))
+        sequence.ids.append(token)
+        self.notices.append(Token(turn.number, token, end, sampled.logprobs))
         if end:
             self._end(turn, Finish.STOP)
         elif len(turn.sampled) >= turn.max_tokens:
@@ -290,7 +298,7 @@ class Planner:
     def _fail(self, turn: Turn, failed: SequenceFailed) -> None:
         if failed.stuck and turn.sampled:
             self._end(turn, Finish.LENGTH)
-            self._notices.append(Stuck(turn.number))
+            self.notices.append(Stuck(turn.number))
         else:
             self._end(turn, Finish.FAILED, failed.problem)
 
@@ -301,7 +309,7 @@ class Planner:
 
     def _refuse(self, turn: Turn, error: AgentCacheError) -> None:
         self._forget(turn)
-        self._notices.append(Refused(turn.number, error))
+        self.notices.append(Refused(turn.number, error))
 
     def _forget(self, turn: Turn) -> None:
         turn.state = TurnState.DONE
@@ -340,12 +348,11 @@ class Planner:
 
     # -- the parts of a plan -----------------------------------------------------------------
 
-    def _parks(self) -> tuple[Park, ...]:
-        grounded = [turn for turn in self._running.values() if not turn.live.flying]
-        parks = [due_park(turn, self.lineage.spec) for turn in grounded]
-        due = tuple(park for park in parks if park is not None)
-        self._stirred = self._stirred or bool(due)  # somebody may wait for just these rows
-        return due
+    def _once_more(self, now: float) -> StepPlan | None:
+        """The step of before, where nothing happened since that asks for more thought."""
+        if self._stirred or self.hot.dropped or self._queue.may_be_late(now):
+            return None
+        return self._flights.once_more(self.lineage.spec.interior_restorable)
 
     def _start(self, now: float) -> tuple[tuple[Start, ...], tuple[Resize, ...]]:
         starts: list[Start] = []
@@ -381,15 +388,12 @@ class Planner:
         park = park_to(turn, stop)
         self._withdraw(turn)
         self._wait(turn)
-        self._notices.append(Preempted(turn.number))
+        self.notices.append(Preempted(turn.number))
         return park
 
     def _step(self) -> StepPlan | None:
-        turns = self._running.values()
-        if len(self._flying) >= self.limits.in_flight or any(map(is_full, turns)):
+        turns, number = self._running.values(), self._flights.next_number
+        if number is None or any(map(is_full, turns)):
             return None
-        plan = next_step(self._steps + 1, turns, self.limits, self.pace, self.lineage.spec)
-        if plan is not None:
-            self._steps += 1
-            self._flying.append(plan)
-        return plan
+        plan = next_step(number, turns, self.limits, self.pace, self.lineage.spec)
+        return self._flights.begin(plan, turns) if plan is not None else None

@@ -37,13 +37,6 @@ def next_step(
     return StepPlan(number, chunks, tuple(one.live.number for one in decode))
 
 
-def rows_of(plan: StepPlan) -> dict[int, int]:
-    """How many rows the step adds to each of its sequences."""
-    return {chunk.sequence: len(chunk.ids) for chunk in plan.prefill} | dict.fromkeys(
-        plan.decode, 1
-    )
-
-
 def _is_held(decoding: Collection[Turn], decode: Collection[Turn]) -> bool:
     """Whether somebody's next token waits for a step under way: then it waits for no other one."""
     if len(decoding) == len(decode):

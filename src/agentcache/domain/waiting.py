@@ -71,6 +71,10 @@ class TurnQueue:
             heapq.heappop(self._deadlines)
         return None
 
+    def may_be_late(self, now: float) -> bool:
+        """Whether a deadline has come, perhaps of one who waits no longer."""
+        return bool(self._deadlines) and self._deadlines[0][0] <= now
+
     def take_late(self, now: float) -> list[Turn]:
         """Those whose deadline has come wait no longer."""
         late = []
