@@ -3,11 +3,11 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-from attrs import define, field, frozen
+from attrs import define, field
 from starlette.applications import Starlette
 
 from agentcache.adapters.http.app import create_app
@@ -26,16 +26,9 @@ from agentcache.service import Ask, Health
 CARD = ModelCard("tiny", b"\x01" * 32, CacheSpec((LayerSpec.full(1, 8),)), 512, 300, frozenset({2}))
 WARM = Admitted(7, 5, Tier.WARM, Miss.NONE)
 WELL = Health(True, True, True, {})
-Said = Delta | Ended | Exception | None  # None: it ends, and does not say so
+Said = Delta | Ended | Exception
 HELLO = (Delta("Hel", 1), Delta("", 1), Delta("lo", 1), Ended(Finish.STOP, 7, 5, 4))
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-@frozen
-class Told:
-    """One thing that a turn says; the None of an inbox is a pause."""
-
-    said: Said
 
 
 @define(eq=False)
@@ -48,30 +41,24 @@ class ScriptedTurn:
     asked: float = 1_700_000_000.5
     cancelled: asyncio.Event = field(factory=asyncio.Event, init=False)
     over: bool = field(default=False, init=False)
-    _inbox: "Inbox[Told]" = field(factory=Inbox, init=False)
+    _inbox: "Inbox[Said]" = field(factory=Inbox, init=False)
 
     def tell(self, *events: Said) -> None:
         for event in events:
             self.over = self.over or not isinstance(event, Delta)
-            self._inbox.put(Told(event))
+            self._inbox.put(event)
 
     async def __aiter__(self) -> AsyncIterator[Delta | Ended]:
-        async for event in self.events():
-            if event is not None:
+        event: Delta | Ended | None = None
+        while not isinstance(event, Ended):
+            if (event := await self.next()) is not None:
                 yield event
 
-    async def events(self, pause: float = math.inf) -> AsyncGenerator[Delta | Ended | None]:
-        while True:
-            if (told := await self._inbox.get(pause)) is None:
-                yield None
-                continue
-            event = told.said
-            if isinstance(event, Exception):
-                raise event
-            if event is not None:
-                yield event
-            if not isinstance(event, Delta):
-                return
+    async def next(self, pause: float = math.inf) -> Delta | Ended | None:
+        event = await self._inbox.get(pause)
+        if isinstance(event, Exception):
+            raise event
+        return event
 
     async def cancel(self, why: AgentCacheError = CLIENT_LEFT) -> None:
         if not self.over:

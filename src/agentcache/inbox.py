@@ -47,12 +47,21 @@ class Inbox(Generic[T]):
     def put(self, item: T) -> None:
         """One more, for whoever waits."""
         self._items.append(item)
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def get(self, within: float = math.inf) -> T | None:
         """The next one; None when none has come `within` seconds."""
         if not self._items:
-            await self._wait(within)
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            self._due = loop.time() + within
+            if self._alarm is None or self._alarm.when() > self._due:
+                self._set_alarm(loop)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         return self._items.popleft() if self._items else None
 
     def close(self) -> None:
@@ -61,29 +70,17 @@ class Inbox(Generic[T]):
             self._alarm.cancel()
             self._alarm = None
 
-    async def _wait(self, within: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        self._due = loop.time() + within
-        if self._alarm is not None and self._alarm.when() > self._due:
-            self.close()
-        if self._alarm is None and within < math.inf:
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.close()
+        if self._due < math.inf:
             self._alarm = loop.call_at(self._due, self._ring, loop)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         """One alarm outlasts many waits: it goes on to where the present one is due."""
         self._alarm = None
         if self._waiter is None:
             return
-        if self._due <= loop.time():
-            self._wake()
-        elif self._due < math.inf:
-            self._alarm = loop.call_at(self._due, self._ring, loop)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._due > loop.time():
+            self._set_alarm(loop)
+        elif not self._waiter.done():
             self._waiter.set_result(None)

@@ -7,8 +7,7 @@ is said until it `Ended`. Nothing here blocks the event loop, and nothing here t
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +53,8 @@ class Health:
 
 @define(eq=False)
 class RunningTurn:
-    """A turn that has its place. Iterate over it for Delta..., Ended; or cancel it.
+    """A turn that has its place. Iterate over it for Delta..., Ended, ask for the `next` of these, or
+    cancel it.
 
     It was `asked` for then, in wall-clock seconds.
     """
@@ -70,36 +70,33 @@ class RunningTurn:
     _cancelled: bool = field(default=False, init=False)
 
     async def __aiter__(self) -> AsyncIterator[Delta | Ended]:
-        """What is said, as it is said; the last item is Ended. Raises what `events` raises."""
-        async with aclosing(self.events()) as events:
-            async for event in events:
-                if event is not None:
-                    yield event
+        """What is said, as it is said; the last item is Ended. Raises what `next` raises."""
+        while not self._over:
+            if (event := await self.next()) is not None:
+                yield event
 
-    async def events(self, pause: float = math.inf) -> AsyncGenerator[Delta | Ended | None]:
-        """The same, and None whenever nothing was said for `pause` seconds.
+    async def next(self, pause: float = math.inf) -> Delta | Ended | None:
+        """What is said next; None when nothing was said for `pause` seconds. Ended is the last.
 
         Raises TurnFailed, TurnCancelled or Unavailable when the turn ends otherwise.
         """
-        try:
-            while not self._over:
-                event = await self._inbox.get(pause)
-                if isinstance(event, AgentCacheError):
-                    self._over = True
-                    raise event
-                if isinstance(event, Ended):
-                    self._over = True
-                    _raise_unless_complete(event)
-                if not isinstance(event, Admitted):
-                    yield event
-        finally:
-            self._inbox.close()
+        event = await self._inbox.get(pause)
+        if event is None or isinstance(event, Delta):
+            return event
+        assert not isinstance(event, Admitted), "a turn is admitted twice"
+        self._over = True
+        self._inbox.close()
+        if isinstance(event, AgentCacheError):
+            raise event
+        _raise_unless_complete(event)
+        return event
 
     async def cancel(self, why: AgentCacheError = CLIENT_LEFT) -> None:
         """Stop it because of `why`, which whoever listens is told. Idempotent.
 
         Its place is free within a step, what it computed is kept.
         """
+        self._inbox.close()
         if not self._over and not self._cancelled:
             self._cancelled = True
             self._loop.cancel(self._ticket, why)

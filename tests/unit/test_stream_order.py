@@ -85,7 +85,6 @@ ENDS: tuple[Event, ...] = (
     TurnCancelled(),
     Unavailable("swapping"),
     ZeroDivisionError("ours"),
-    None,
 )
 BROKEN = set(ENDS[3:])
 

@@ -1,8 +1,7 @@
 """POST /v1/messages, streaming and not, and /v1/messages/count_tokens."""
 
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -41,7 +40,7 @@ from agentcache.adapters.http.anthropic_types import (
 )
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported_to_anthropic
-from agentcache.adapters.http.hearing import Answer, Heard, hear, heard_out
+from agentcache.adapters.http.hearing import Answer, Likely, heard_out
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.sse import on_one_line
 from agentcache.adapters.http.telling import tell
@@ -95,34 +94,12 @@ class _Told:
         """The answer when it is complete. Raises TurnFailed or TurnCancelled."""
         answer = await heard_out(self.turn)
         ended = answer.ended
-        reason = self._reason(ended, bool(answer.calls))
-        return self._message(tuple(self._blocks(answer)), reason, ended.stop, _usage(ended))
+        reason = self.reason(ended, bool(answer.calls))
+        return self.message(tuple(self._blocks(answer)), reason, ended.stop, _usage(ended))
 
-    async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
-        """The answer as it comes. The status is long sent when an error comes: it is an event."""
-        begun = _usage_at_start(self.turn.admitted)
-        yield _frame(MessageStart(self._message((), None, None, begun)))
-        yield _frame(Ping())
-        blocks = _Blocks(tells_thoughts(self.body))
-        try:
-            async with aclosing(hear(self.turn, keep_alive)) as heard:
-                async for event in heard:
-                    for told in self._events_of(event, blocks):
-                        yield _frame(told)
-        except Exception as error:
-            yield _event("error", reported_to_anthropic(error))
-
-    def _events_of(self, event: Heard | Ended | None, blocks: "_Blocks") -> Iterator[StreamEvent]:
-        if event is None:
-            yield Ping()
-        elif isinstance(event, Heard):
-            for piece in event.pieces:
-                yield from blocks.tell(piece)
-        else:
-            reason = self._reason(event, blocks.called)
-            yield from blocks.close()
-            yield MessageDelta(Stopped(reason, event.stop), _usage(event))
-            yield MessageStop()
+    def frames(self) -> "_Events":
+        """The answer as it comes."""
+        return _Events(self, _Blocks(tells_thoughts(self.body)))
 
     def _blocks(self, answer: Answer) -> Iterator[ContentBlock]:
         if answer.thought and tells_thoughts(self.body):
@@ -132,13 +109,14 @@ class _Told:
         for call in answer.calls:
             yield ToolUseBlock(call.id, call.name, _parsed(call.arguments))
 
-    def _message(
+    def message(
         self,
         content: tuple[ContentBlock, ...],
         reason: StopReason | None,
         stop: str | None,
         usage: Usage,
     ) -> Message:
+        """The message as it is by now."""
         name, told = f"msg_{self.turn.id}", self._diagnostics()
         return Message(name, self.body.model, content, reason, stop, usage, diagnostics=told)
 
@@ -151,13 +129,41 @@ class _Told:
             kind = "previous_message_not_found"
         return Diagnostics(CacheMissReason(kind, admitted.prompt - admitted.cached))
 
-    def _reason(self, ended: Ended, called: bool) -> StopReason:
+    def reason(self, ended: Ended, called: bool) -> StopReason:
+        """Why the answer ended."""
         if ended.finish is Finish.LENGTH:
             whole = ended.completion >= self.body.max_tokens
             return "max_tokens" if whole else "model_context_window_exceeded"
         if ended.stop is not None:
             return "stop_sequence"
         return "tool_use" if called else "end_turn"
+
+
+@define(eq=False)
+class _Events:
+    """The stream of an answer; see `Frames`."""
+
+    _told: _Told
+    _blocks: "_Blocks"
+
+    def begin(self) -> bytes:
+        begun = _usage_at_start(self._told.turn.admitted)
+        return _frame(MessageStart(self._told.message((), None, None, begun))) + self.pause()
+
+    def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        return b"".join([_frame(event) for piece in pieces for event in self._blocks.tell(piece)])
+
+    def pause(self) -> bytes:
+        return _frame(Ping())
+
+    def end(self, ended: Ended) -> bytes:
+        reason = self._told.reason(ended, self._blocks.called)
+        closed = b"".join(map(_frame, self._blocks.close()))
+        delta = MessageDelta(Stopped(reason, ended.stop), _usage(ended))
+        return closed + _frame(delta) + _frame(MessageStop())
+
+    def fail(self, error: Exception) -> bytes:
+        return _event("error", reported_to_anthropic(error))
 
 
 @define(eq=False)

@@ -1,8 +1,7 @@
 """POST /v1/completions: raw text goes on, streaming and not."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -20,13 +19,13 @@ from agentcache.adapters.http.completion_types import (
 )
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
-from agentcache.adapters.http.hearing import Heard, Likely, hear, heard_out
+from agentcache.adapters.http.hearing import Likely, heard_out
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.openai_chat import usage_of
 from agentcache.adapters.http.openai_types import Usage
 from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, data
 from agentcache.adapters.http.telling import tell
-from agentcache.domain.answer import Text
+from agentcache.domain.answer import Piece, Text
 from agentcache.domain.events import Ended
 from agentcache.domain.request import Finish
 from agentcache.service import RunningTurn
@@ -81,33 +80,12 @@ class _Told:
         )
         return self._completion((choice,), usage_of(answer.ended))
 
-    async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
-        """The text as it comes. The status is long sent when an error comes: it is a frame."""
-        offset = 0
-        if self.echo:
-            yield self._frame(CompletionChoice(self.echo))
-        try:
-            async with aclosing(hear(self.turn, keep_alive)) as heard:
-                async for event in heard:
-                    if event is None:
-                        yield KEEP_ALIVE
-                    elif isinstance(event, Heard):
-                        likely = _logprobs(event.likely, self.piece, offset)
-                        offset += sum(map(len, likely.tokens)) if likely else 0
-                        yield self._frame(CompletionChoice(_text(event), logprobs=likely))
-                    else:
-                        for frame in self._last_frames(event):
-                            yield frame
-        except Exception as error:
-            yield data(reported(error))
+    def frames(self) -> "_Parts":
+        """The text as it comes."""
+        return _Parts(self)
 
-    def _last_frames(self, ended: Ended) -> Iterator[bytes]:
-        yield self._frame(CompletionChoice("", _finish_reason(ended)))
-        if self.usage:
-            yield self._frame(usage=usage_of(ended))
-        yield DONE
-
-    def _frame(self, *choices: CompletionChoice, usage: Usage | None = None) -> bytes:
+    def part(self, *choices: CompletionChoice, usage: Usage | None = None) -> bytes:
+        """A part of the stream."""
         return data(self._completion(choices, usage if self.usage else msgspec.UNSET))
 
     def _completion(
@@ -117,8 +95,33 @@ class _Told:
         return Completion(name, self.created, self.model, self.fingerprint, choices, usage)
 
 
-def _text(heard: Heard) -> str:
-    return "".join(piece.text for piece in heard.pieces if isinstance(piece, Text))
+@define(eq=False)
+class _Parts:
+    """The stream of a text; see `Frames`. `_offset` is where the next tokens begin in it."""
+
+    _told: _Told
+    _offset: int = 0
+
+    def begin(self) -> bytes:
+        return self._told.part(CompletionChoice(self._told.echo)) if self._told.echo else b""
+
+    def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        said = _logprobs(likely, self._told.piece, self._offset)
+        self._offset += sum(map(len, said.tokens)) if said else 0
+        text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
+        return self._told.part(CompletionChoice(text, logprobs=said))
+
+    def pause(self) -> bytes:
+        return KEEP_ALIVE
+
+    def end(self, ended: Ended) -> bytes:
+        last = self._told.part(CompletionChoice("", _finish_reason(ended)))
+        if self._told.usage:
+            last += self._told.part(usage=usage_of(ended))
+        return last + DONE
+
+    def fail(self, error: Exception) -> bytes:
+        return data(reported(error))
 
 
 def _finish_reason(ended: Ended) -> Finished:

@@ -1,7 +1,7 @@
 """A turn as every dialect tells it: its answer read into text, thoughts and calls."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
 
 from attrs import frozen
 
@@ -16,12 +16,28 @@ from agentcache.service import RunningTurn
 Likely = tuple[tuple[int, Logprobs], ...]
 
 
-@frozen
-class Heard:
-    """What came of the answer since the last one; `likely` as in `Delta`."""
+class Frames(Protocol):
+    """One answer as it comes, as bytes of the stream of a dialect."""
 
-    pieces: tuple[Piece, ...]
-    likely: Likely = ()
+    def begin(self) -> bytes:
+        """What comes before anything is said; may be empty."""
+        ...
+
+    def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        """What came of the answer since the last time; `likely` as in `Delta`. May be empty."""
+        ...
+
+    def pause(self) -> bytes:
+        """Nothing was said for a while."""
+        ...
+
+    def end(self, ended: Ended) -> bytes:
+        """The answer is complete."""
+        ...
+
+    def fail(self, error: Exception) -> bytes:
+        """The answer ends otherwise. The status is long sent: the error is a part of the stream."""
+        ...
 
 
 @frozen
@@ -36,28 +52,27 @@ class Answer:
     ended: Ended
 
 
-async def hear(turn: RunningTurn, pause: float) -> AsyncGenerator[Heard | Ended | None]:
-    """The turn piece by piece, then its end; None whenever there was nothing for `pause` seconds.
-
-    Raises TurnFailed, TurnCancelled or Unavailable when the turn ends otherwise.
-    """
+async def hear(turn: RunningTurn, frames: Frames, pause: float) -> AsyncGenerator[bytes]:
+    """The turn as it comes, and a sign of life whenever nothing was said for `pause` seconds."""
+    yield frames.begin()
     reader, ended = turn.reading.reader(), False
-    async with aclosing(turn.events(pause)) as events:
-        async for event in events:
+    try:
+        while not ended:
+            event = await turn.next(pause)
             if event is None:
-                yield None
+                yield frames.pause()
             elif isinstance(event, Delta):
                 pieces = reader.push(event.text)
                 if pieces or event.likely:
-                    yield Heard(tuple(pieces), event.likely)
+                    yield frames.more(pieces, event.likely)
             else:
-                if rest := reader.finish():
-                    yield Heard(tuple(rest))
-                _check_complete(event)
-                yield event
                 ended = True
-    if not ended:
-        raise TurnCancelled
+                if rest := reader.finish():
+                    yield frames.more(rest, ())
+                _check_complete(event)
+                yield frames.end(event)
+    except Exception as error:
+        yield frames.fail(error)
 
 
 async def heard_out(turn: RunningTurn) -> Answer:

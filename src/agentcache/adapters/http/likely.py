@@ -29,7 +29,7 @@ class SaidToken(Struct, frozen=True):
 
 def said_tokens(likely: Likely, spell: Spell) -> tuple[SaidToken, ...]:
     """Tokens that were said, in order; `spell` gives the bytes of one."""
-    return tuple(_said(token, how, spell) for token, how in likely)
+    return tuple(_said(token, how, spell) for token, how in likely) if likely else ()
 
 
 def _said(token: int, how: Logprobs, spell: Spell) -> SaidToken:

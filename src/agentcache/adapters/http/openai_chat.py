@@ -1,8 +1,7 @@
 """POST /v1/chat/completions, streaming and not."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 
 import msgspec
 from attrs import define, field, frozen
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
-from agentcache.adapters.http.hearing import Heard, Likely, hear, heard_out
+from agentcache.adapters.http.hearing import Likely, heard_out
 from agentcache.adapters.http.likely import said_tokens
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.openai_ask import asked
@@ -70,6 +69,11 @@ class _Answer:
     usage: bool
     piece: Callable[[int], bytes]
     created: int = field(factory=lambda: int(time.time()), init=False)
+    id: str = field(init=False)
+
+    @id.default
+    def _id_of_the_turn(self) -> str:
+        return f"chatcmpl-{self.turn.id}"
 
     async def whole(self) -> ChatCompletion:
         """The answer when it is complete. Raises TurnFailed or TurnCancelled."""
@@ -80,57 +84,57 @@ class _Answer:
             tool_calls=calls or msgspec.UNSET,
             reasoning_content=answer.thought or msgspec.UNSET,
         )
-        likely = self._logprobs(answer.likely)
+        likely = self.logprobs(answer.likely)
         choice = Choice(message, finish_reason(answer.ended, bool(calls)), logprobs=likely)
         return ChatCompletion(
-            self._id, self.created, self.model, self.fingerprint, (choice,), usage_of(answer.ended)
+            self.id, self.created, self.model, self.fingerprint, (choice,), usage_of(answer.ended)
         )
 
-    async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
-        """The answer as it comes. The status is long sent when an error comes: it is a frame."""
-        yield self._chunk(ChunkChoice(DeltaMessage(role="assistant", content="")))
-        called = False
-        try:
-            async with aclosing(hear(self.turn, keep_alive)) as heard:
-                async for event in heard:
-                    if event is None:
-                        yield KEEP_ALIVE
-                    elif isinstance(event, Heard):
-                        called = called or any(isinstance(one, Call) for one in event.pieces)
-                        for frame in self._frames_of(event):
-                            yield frame
-                    else:
-                        for frame in self._last_frames(event, called):
-                            yield frame
-        except Exception as error:
-            yield data(reported(error))
+    def frames(self) -> "_Chunks":
+        """The answer as it comes."""
+        return _Chunks(self)
 
-    def _frames_of(self, heard: Heard) -> Iterator[bytes]:
-        """A chunk for each piece; log-probabilities come with the first one."""
-        likely = self._logprobs(heard.likely)
-        deltas = [_delta(piece) for piece in heard.pieces] or [DeltaMessage(content="")]
-        for delta in deltas:
-            yield self._chunk(ChunkChoice(delta, logprobs=likely))
-            likely = None
-
-    def _last_frames(self, ended: Ended, called: bool) -> Iterator[bytes]:
-        yield self._chunk(ChunkChoice(DeltaMessage(), finish_reason(ended, called)))
-        if self.usage:
-            yield self._chunk(usage=usage_of(ended))
-        yield DONE
-
-    def _chunk(self, *choices: ChunkChoice, usage: Usage | None = None) -> bytes:
+    def chunk(self, *choices: ChunkChoice, usage: Usage | None = None) -> bytes:
+        """A part of the stream."""
         told = usage if self.usage else msgspec.UNSET
-        return data(ChatChunk(self._id, self.created, self.model, self.fingerprint, choices, told))
+        return data(ChatChunk(self.id, self.created, self.model, self.fingerprint, choices, told))
 
-    def _logprobs(self, likely: Likely) -> ChoiceLogprobs | None:
-        if not likely:
-            return None
-        return ChoiceLogprobs(said_tokens(likely, self.piece))
+    def logprobs(self, likely: Likely) -> ChoiceLogprobs | None:
+        """How likely tokens were, if that was asked for."""
+        return ChoiceLogprobs(said_tokens(likely, self.piece)) if likely else None
 
-    @property
-    def _id(self) -> str:
-        return f"chatcmpl-{self.turn.id}"
+
+@define(eq=False)
+class _Chunks:
+    """The stream of an answer; see `Frames`."""
+
+    _answer: _Answer
+    _called: bool = False
+
+    def begin(self) -> bytes:
+        return self._answer.chunk(ChunkChoice(DeltaMessage(role="assistant", content="")))
+
+    def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        """A chunk for each piece; log-probabilities come with the first one."""
+        chunks, told = b"", self._answer.logprobs(likely)
+        for piece in pieces or (Text(""),):
+            self._called = self._called or isinstance(piece, Call)
+            chunks += self._answer.chunk(ChunkChoice(_delta(piece), logprobs=told))
+            told = None
+        return chunks
+
+    def pause(self) -> bytes:
+        return KEEP_ALIVE
+
+    def end(self, ended: Ended) -> bytes:
+        reason = finish_reason(ended, self._called)
+        last = self._answer.chunk(ChunkChoice(DeltaMessage(), reason))
+        if self._answer.usage:
+            last += self._answer.chunk(usage=usage_of(ended))
+        return last + DONE
+
+    def fail(self, error: Exception) -> bytes:
+        return data(reported(error))
 
 
 def _delta(piece: Piece) -> DeltaMessage:

@@ -2,19 +2,17 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
-from itertools import count
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-from attrs import define, frozen
+from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.gate import access_of
-from agentcache.adapters.http.hearing import Heard, hear, heard_out
+from agentcache.adapters.http.hearing import Likely, heard_out
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.response_items import Items, output_of
 from agentcache.adapters.http.responses_ask import asked
@@ -35,7 +33,7 @@ from agentcache.adapters.http.responses_types import (
 from agentcache.adapters.http.sse import on_one_line
 from agentcache.adapters.http.telling import tell
 from agentcache.agent_view import StoredAnswer
-from agentcache.domain.answer import Text
+from agentcache.domain.answer import Piece, Text
 from agentcache.domain.conversation import Message, Outcome
 from agentcache.domain.events import Ended
 from agentcache.domain.request import Finish
@@ -102,47 +100,21 @@ class _Told:
             deque(items.tell(piece, said), maxlen=0)
             likely = () if said else likely
         deque(items.close(), maxlen=0)
-        return self._done(answer.ended, items)
+        return self.done(answer.ended, items)
 
-    async def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
-        """The response as it comes. The status is long sent when an error comes: it is an event."""
-        numbers = count()
-        items = Items(self.turn.id, self.piece, numbers)
-        begun = self._response("in_progress", ())
-        yield _frame(ResponseEvent("response.created", next(numbers), begun))
-        yield _frame(ResponseEvent("response.in_progress", next(numbers), begun))
-        try:
-            async with aclosing(hear(self.turn, keep_alive)) as heard:
-                async for event in heard:
-                    for told in self._events_of(event, items, numbers, begun):
-                        yield _frame(told)
-        except Exception as error:
-            problem = reported(error).error
-            code = problem.code or problem.type
-            yield _frame(ErrorEvent(next(numbers), problem.message, code, problem.param))
+    def frames(self) -> "_Events":
+        """The response as it comes."""
+        return _Events(self)
 
-    def _events_of(
-        self, event: Heard | Ended | None, items: Items, numbers: Iterator[int], begun: Response
-    ) -> Iterator[StreamEvent]:
-        if event is None:  # clients' timers are reset by events alone, not by comments
-            yield ResponseEvent("response.in_progress", next(numbers), begun)
-        elif isinstance(event, Heard):
-            likely = event.likely
-            for piece in event.pieces:
-                yield from items.tell(piece, likely)
-                likely = ()
-        else:
-            yield from items.close()
-            done = self._done(event, items)
-            yield ResponseEvent(f"response.{done.status}", next(numbers), done)
-
-    def _done(self, ended: Ended, items: Items) -> Response:
+    def done(self, ended: Ended, items: Items) -> Response:
+        """The response at its end."""
         usage = _usage(ended, items.thought, items.text)
-        return self._response(_STATUS[ended.finish], items.done, usage)
+        return self.response(_STATUS[ended.finish], items.done, usage)
 
-    def _response(
+    def response(
         self, status: ResponseStatus, output: tuple[OutputItem, ...], usage: Usage | None = None
     ) -> Response:
+        """The response as it is by now."""
         body = self.body
         return Response(
             id=PREFIX + self.turn.id,
@@ -164,6 +136,51 @@ class _Told:
             store=body.store is not False,
             completed_at=None if status == "in_progress" else int(time.time()),
         )
+
+
+@define(eq=False)
+class _Events:
+    """The stream of a response; see `Frames`. Its events are numbered."""
+
+    _told: _Told
+    _begun: Response = field(init=False)
+    _items: Items = field(init=False)
+
+    @_begun.default
+    def _as_it_begins(self) -> Response:
+        return self._told.response("in_progress", ())
+
+    @_items.default
+    def _no_items(self) -> Items:
+        return Items(self._told.turn.id, self._told.piece)
+
+    def begin(self) -> bytes:
+        return _frame(self._event("response.created", self._begun)) + self.pause()
+
+    def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        told = b""
+        for piece in pieces:
+            told += _frames(self._items.tell(piece, likely))
+            likely = ()
+        return told
+
+    def pause(self) -> bytes:
+        """Clients' timers are reset by events alone, not by comments."""
+        return _frame(self._event("response.in_progress", self._begun))
+
+    def end(self, ended: Ended) -> bytes:
+        closed = _frames(self._items.close())
+        done = self._told.done(ended, self._items)
+        return closed + _frame(self._event(f"response.{done.status}", done))
+
+    def fail(self, error: Exception) -> bytes:
+        problem = reported(error).error
+        code = problem.code or problem.type
+        number = next(self._items.numbers)
+        return _frame(ErrorEvent(number, problem.message, code, problem.param))
+
+    def _event(self, kind: str, response: Response) -> ResponseEvent:
+        return ResponseEvent(kind, next(self._items.numbers), response)
 
 
 def _stored(name: str, model: str, answer: StoredAnswer) -> Response:
@@ -203,6 +220,10 @@ def _usage(turn: Ended | Outcome, thought: str, text: str) -> Usage:
         OutputDetails(thoughts),
         turn.prompt + turn.completion,
     )
+
+
+def _frames(events: Iterable[StreamEvent]) -> bytes:
+    return b"".join(map(_frame, events))
 
 
 def _frame(event: StreamEvent) -> bytes:

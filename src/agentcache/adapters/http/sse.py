@@ -65,5 +65,6 @@ class TurnStream(StreamingResponse):
 
     async def _send_frames(self, send: Send) -> None:
         async for frame in self._frames:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
+            if frame:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,6 +1,5 @@
 """A turn that has its place, told as its dialect has it: as a stream, or whole."""
 
-from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import msgspec
@@ -10,6 +9,7 @@ from starlette.responses import Response
 from agentcache.adapters.http.cache_headers import cache_headers
 from agentcache.adapters.http.connection import while_connected
 from agentcache.adapters.http.edge import Edge
+from agentcache.adapters.http.hearing import Frames, hear
 from agentcache.adapters.http.sse import TurnStream
 from agentcache.service import RunningTurn
 
@@ -28,8 +28,8 @@ class Told(Protocol):
         """The answer when it is complete. Raises TurnFailed or TurnCancelled."""
         ...
 
-    def frames(self, keep_alive: float) -> AsyncGenerator[bytes]:
-        """The answer as it comes. The status is long sent when an error comes: it is a frame."""
+    def frames(self) -> Frames:
+        """The answer as it comes."""
         ...
 
 
@@ -37,7 +37,8 @@ async def tell(edge: Edge, told: Told, request: Request, stream: bool | None) ->
     """The response that tells the turn; its place is given back when it is over."""
     headers = cache_headers(told.turn.admitted)
     if stream:
-        return TurnStream(edge, told.turn, told.frames(edge.keep_alive), headers)
+        frames = hear(told.turn, told.frames(), edge.keep_alive)
+        return TurnStream(edge, told.turn, frames, headers)
     try:
         async with while_connected(request.receive):
             answer = await told.whole()
