@@ -83,7 +83,9 @@ class Compactor:
         Where only the ends of segments are places to continue, running turns may count on one that
         would go: there it takes `quiet`, that there are no turns.
         """
-        if self._busy or self._resting or not (quiet or self.keeper.spec.interior_restorable):
+        if self._busy or self._resting or not (self._due or self.keeper.grown):
+            return
+        if not (quiet or self.keeper.spec.interior_restorable):
             return
         for session in map(self.keeper.registry.get, self.keeper.take_grown()):
             if session is not None and session.cursor is not None:

@@ -18,7 +18,7 @@ from agentcache.domain.errors import (
     Unavailable,
 )
 from agentcache.domain.events import Ended
-from agentcache.domain.notices import Compared, Preempted
+from agentcache.domain.notices import Compared, Preempted, Token
 from agentcache.domain.path import Match
 from agentcache.domain.plan import (
     Park,
@@ -116,19 +116,19 @@ class Conductor:
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
         self._tell()
-        self._count_evicted()
-        if not plan.idle and plan.step is None:  # the next plan may have a step
+        if plan.step is None and not plan.idle:  # the next plan may have a step
             return True
-        if self._steps and (plan.step is None or len(self._steps) >= self._depth):
-            self.planner.apply(*self._steps.collect())
-            self._tell()
-            return True
-        return not plan.idle or (not self.planner.turns and self.engine.rest())
+        flying = len(self._steps.flying)
+        if not flying or (plan.step is not None and flying < self.planner.limits.in_flight):
+            return not plan.idle or (not self.planner.turns and self.engine.rest())
+        self.planner.apply(*self._steps.collect())
+        self._tell()
+        return True
 
     @property
     def is_idle(self) -> bool:
         """Whether no turn waits or runs, and nothing is being written."""
-        return not self.planner.turns and not self._steps and not self.keeper.is_writing
+        return not (self.planner.turns or self._steps.flying or self.keeper.is_writing)
 
     def levels(self) -> dict[str, float]:
         """The gauges, as they are now."""
@@ -170,10 +170,6 @@ class Conductor:
         self.keeper.outbox.writer.close()
         self.engine.close()
 
-    @property
-    def _depth(self) -> int:
-        return self.planner.limits.in_flight
-
     # -- carrying out ------------------------------------------------------------------------
 
     def _carry_out(self, plan: Plan) -> None:
@@ -181,6 +177,7 @@ class Conductor:
             self._keep(park)
         for sequence in plan.drop:
             self.engine.drop(sequence)
+        self._count_evicted()
         for grow in plan.grow:
             self._guarded(grow.turn, partial(self.engine.grow, grow.sequence, grow.capacity))
         for start in plan.start:
@@ -294,8 +291,9 @@ class Conductor:
 
     def _count_evicted(self) -> None:
         """Resting sequences that gave way to others."""
-        hot, spec = self.planner.hot, self.engine.card.spec
+        hot = self.planner.hot
         if hot.gave_way:
+            spec = self.engine.card.spec
             row_bytes = spec.row_bytes + spec.window_row_bytes
             nbytes = hot.blocks_given * BLOCK_TOKENS * row_bytes
             self.telemetry.evicted(Tier.HOT, hot.gave_way, nbytes)
@@ -304,15 +302,18 @@ class Conductor:
     # -- telling -----------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        notices = self.planner.take_notices()
-        now = self.clock.monotonic() if notices else 0.0
-        for notice in notices:
-            if isinstance(notice, Compared):
+        if not self.planner.notices:
+            return
+        now = self.clock.monotonic()
+        for notice in self.planner.take_notices():
+            if isinstance(notice, Token):
+                self.speeches.say(notice, now)
+            elif isinstance(notice, Compared):
                 self._compared(notice)
             elif isinstance(notice, Preempted):
                 self.telemetry.preempted()
             else:
-                self.speeches.hear(notice, now)
+                self.speeches.hear(notice)
 
     def _compared(self, notice: Compared) -> None:
         self.telemetry.compared(agreed=not notice.doubted)

@@ -28,7 +28,8 @@ from agentcache.tiers import Tiers
 class Keeper:
     """Keeps the rows of turns in the `tiers`, within the `room` that there is on disk.
 
-    While nothing can be written (`read_only`), every turn tries again.
+    While nothing can be written (`read_only`), every turn tries again. `grown` are the sessions
+    whose turns were written, until somebody takes them.
     """
 
     spec: CacheSpec
@@ -38,7 +39,7 @@ class Keeper:
     registry: SessionRegistry = field(init=False)
     outbox: Outbox = field(init=False)
     _behind: set[SessionKey] = field(factory=set, init=False)  # their rows could not be written
-    _grown: set[SessionKey] = field(factory=set, init=False)
+    grown: set[SessionKey] = field(factory=set, init=False)
 
     @lineage.default
     def _lineage_of_tiers(self) -> Lineage:
@@ -73,13 +74,13 @@ class Keeper:
     def serve(self, spec: CacheSpec) -> None:
         """Keep rows of this shape from now on: there is another model. All that is kept stays."""
         self.spec = self.lineage.spec = spec
-        self._grown.clear()
+        self.grown.clear()
 
     def take_grown(self) -> tuple[SessionKey, ...]:
         """The sessions whose turns were written since the last call."""
-        if not self._grown:
+        if not self.grown:
             return ()
-        grown, self._grown = tuple(sorted(self._grown, key=lambda one: one.name)), set()
+        grown, self.grown = tuple(sorted(self.grown, key=lambda one: one.name)), set()
         return grown
 
     # -- keeping -----------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Keeper:
             self.room.make(0)  # and tell the home what it could not be told before
             done(self.outbox.durable(path) == path.cursor)
             if session is not None:
-                self._grown.add(session.key)
+                self.grown.add(session.key)
             if ours:
                 self._catch_up()
         else:

@@ -200,18 +200,28 @@ class EngineLoop:
     def _serve(self) -> None:
         busy = True
         while not (self._stop_at is not None and self._is_over()):
-            self._take_calls(None if busy else self._patience(self.conductor))
+            if not (busy and self._inbox.empty()):
+                self._take_calls(None if busy else self._patience(self.conductor))
             busy = self.conductor.round()
             now = self.beat = self.clock.monotonic()
-            if (until := self._until()) is not None and now >= until:
-                self.conductor.cut_all(self._closed_because() or Unavailable("draining"))
-            if self.debug and not busy:
-                self.conductor.check_integrity()
             if not busy or now - self._gauged >= GAUGE_SECONDS:
-                self._gauged = now
-                self.telemetry.gauges(self.conductor.levels())
-            if self._swap is not None and self.conductor.is_idle:
-                self._exchange(self._swap)
+                self._look(now, busy)
+            if self._stop_at is not None or self._swap is not None:
+                self._come_to_an_end(now)
+
+    def _look(self, now: float, busy: bool) -> None:
+        """Tell how things are; in debug mode, whether they are as they must be."""
+        if self.debug and not busy:
+            self.conductor.check_integrity()
+        self._gauged = now
+        self.telemetry.gauges(self.conductor.levels())
+
+    def _come_to_an_end(self, now: float) -> None:
+        """Cut off what runs for too long, and go on to another model once nothing runs."""
+        if (until := self._until()) is not None and now >= until:
+            self.conductor.cut_all(self._closed_because() or Unavailable("draining"))
+        if self._swap is not None and self.conductor.is_idle:
+            self._exchange(self._swap)  # nothing here may hold the model that it drops
 
     def _is_over(self) -> bool:
         return self.conductor.is_idle and self._inbox.empty()
@@ -225,8 +235,6 @@ class EngineLoop:
 
     def _take_calls(self, patience: float | None) -> None:
         """Run what is in the inbox; with `patience`, wait so many seconds for something to come."""
-        if not patience and self._inbox.empty():
-            return
         try:
             call = self._inbox.get(timeout=patience) if patience else self._inbox.get_nowait()
             while True:

@@ -54,13 +54,14 @@ class Speech:
         self, token: int, now: float, is_text: bool = True, logprobs: Logprobs | None = None
     ) -> bool:
         """`token` was sampled. Returns whether a stop sequence ends the turn with it."""
-        self.first_at = now if self.first_at is None else self.first_at
+        if self.first_at is None:
+            self.first_at = now
         self.last_at = now
         self.sampled.append(token)
         self._unreported += 1
-        if is_text and logprobs is not None:
-            self._likely.append((token, logprobs))
         if is_text:
+            if logprobs is not None:
+                self._likely.append((token, logprobs))
             self._push(self._detokenizer.add(token))
         return self.stop is not None
 
@@ -68,21 +69,19 @@ class Speech:
         """No more tokens: emit what was held back."""
         if self.stop is None:
             self._push(self._detokenizer.finish())
-        if self.stop is None:
-            self._deliver(self._matcher.finish())
+        if self.stop is None and (rest := self._matcher.finish()):
+            self._report(rest)
         if self._unreported:
             self._report("")
 
     def _push(self, text: str) -> None:
-        certain, self.stop = self._matcher.push(text)
-        self._deliver(certain)
-
-    def _deliver(self, text: str) -> None:
+        if self.request.stop:
+            text, self.stop = self._matcher.push(text)
         if text:
-            self._parts.append(text)
             self._report(text)
 
     def _report(self, text: str) -> None:
+        self._parts.append(text)
         self.emit(Delta(text, self._unreported, tuple(self._likely)))
         self._unreported = 0
         self._likely.clear()

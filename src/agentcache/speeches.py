@@ -46,20 +46,27 @@ class Speeches:
         self._speeches[number] = speech
         return number
 
-    def hear(self, notice: Placed | Refused | Token | Stuck, now: float) -> None:
-        """Tell what happened to a turn."""
+    def say(self, notice: Token, now: float) -> None:
+        """Tell a token that was sampled."""
+        turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]
+        if speech.last_at is not None:
+            self.telemetry.token_said(now - speech.last_at)
+        stopped = speech.say(notice.token, now, not notice.end, notice.logprobs)
+        if stopped or turn.finish is not None:
+            self._close(notice.turn, notice.end, stopped)
+
+    def hear(self, notice: Placed | Refused | Stuck) -> None:
+        """Tell what else happened to a turn."""
         if isinstance(notice, Refused):
             self._refuse(notice)
         elif isinstance(notice, Placed):
             one = notice.admitted
             self.telemetry.turn_started(one.prompt, one.cached, one.tier, one.miss)
             self._speeches[notice.turn].admit(one)
-        elif isinstance(notice, Stuck):
+        else:
             stuck = self.planner.turns[notice.turn].request.id
             log.warning("turn %s: nothing more fits its grammar", stuck)
             self._close(notice.turn)
-        else:
-            self._say(notice, now)
 
     def take(self, turn: Turn) -> tuple[Speech, Spans | None]:
         """The turn is over: all that it said, and the spans of its conversation if it closed."""
@@ -78,14 +85,6 @@ class Speeches:
         if speech.admitted:  # it gave its place up, and waited for another one
             self._count(Finish.CANCELLED, speech)
         speech.emit(notice.error)
-
-    def _say(self, notice: Token, now: float) -> None:
-        turn, speech = self.planner.turns[notice.turn], self._speeches[notice.turn]
-        if speech.last_at is not None:
-            self.telemetry.token_said(now - speech.last_at)
-        stopped = speech.say(notice.token, now, not notice.end, notice.logprobs)
-        if stopped or turn.finish is not None:
-            self._close(notice.turn, notice.end, stopped)
 
     def _close(self, number: int, end: bool = False, stopped: bool = False) -> None:
         """The turn says no more; the last token was its model's `end`, or a stop sequence."""

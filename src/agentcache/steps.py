@@ -26,17 +26,14 @@ class Steps:
     """Runs steps; whatever the engine raises fails the sequences of that step, and no others.
 
     A step takes from when it was submitted, or the one before it was collected, to when it is
-    collected itself.
+    collected itself. Those that are `flying` are not collected yet, the oldest first.
     """
 
     engine: Engine
     clock: Clock
     telemetry: Telemetry
-    _flying: "deque[_Step]" = field(factory=deque, init=False)
+    flying: "deque[_Step]" = field(factory=deque, init=False)
     _collected: float = field(default=0.0, init=False)
-
-    def __len__(self) -> int:
-        return len(self._flying)
 
     def submit(self, plan: StepPlan) -> None:
         """Start a step."""
@@ -45,13 +42,13 @@ class Steps:
             self.engine.submit(plan)
         except Exception as error:
             log.exception("step %d could not be submitted", plan.number)
-            self._flying.append(_Step(plan, now, _all_failed(plan, error)))  # its turn comes, too
+            self.flying.append(_Step(plan, now, _all_failed(plan, error)))  # its turn comes, too
         else:
-            self._flying.append(_Step(plan, now))
+            self.flying.append(_Step(plan, now))
 
     def collect(self) -> tuple[StepResult, float]:
         """Wait for the oldest step: what came of it, and the seconds it took."""
-        step = self._flying.popleft()
+        step = self.flying.popleft()
         try:
             result = step.failed or self.engine.collect()
         except Exception as error:
