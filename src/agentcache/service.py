@@ -53,8 +53,8 @@ class Health:
 
 @define(eq=False)
 class RunningTurn:
-    """A turn that has its place. Iterate over it for Delta..., Ended, ask for the `next` of these, or
-    cancel it.
+    """A turn that has its place. Iterate over it for Delta..., Ended, or take the `next` of these.
+    It can be cancelled.
 
     It was `asked` for then, in wall-clock seconds.
     """
