@@ -130,7 +130,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="agentcache-canary-") as scratch:
         home = Path(scratch)
         folder = tiny_model(home) if options.quick else default_model()
-        threads = BlasThreads(prefill=options.threads, decode=1)
+        threads = BlasThreads(options.threads, 1, options.threads)
         engine = MLXEngine.load(folder, b"\1" * 32, folder.name, threads=threads)
         store = DiskSegmentStore.open(home / "segments", home / "quarantine")
         bench = Bench(engine, store, numbers.tolist())

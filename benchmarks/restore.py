@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2, help="of BLAS, in prefill")
     options = parsed(parser, tokens=[64], codecs=["native", "q8"], rounds=1)
-    threads = BlasThreads(prefill=options.threads, decode=1)
+    threads = BlasThreads(options.threads, 1, options.threads)
     numbers = np.random.default_rng(5).integers(3, 250, max(options.tokens) + NEW)
     with tempfile.TemporaryDirectory(prefix="agentcache-restore-") as scratch:
         home = Path(scratch)

@@ -87,7 +87,7 @@ def main() -> None:
 def _measured(name: str, shape: Shape, count: int, repeat: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="agentcache-bench-") as scratch:
         folder = _larger(name, shape).made(Path(scratch) / name)
-        engine = MLXEngine.load(folder, b"bench", name, threads=BlasThreads(2, 1))
+        engine = MLXEngine.load(folder, b"bench", name, threads=BlasThreads(2, 1, 2))
         parking = _parked(Driver(engine), Path(scratch), count)
         cost = _cost(parking, count, repeat)
         seen, spec = engine.report, engine.card.spec

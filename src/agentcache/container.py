@@ -45,7 +45,7 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
     from agentcache.adapters.mlx.engine import BlasThreads, MLXEngine
 
     cores = settings.threads or os.cpu_count() or 1
-    threads = BlasThreads(prefill=cores, decode=1)
+    threads = BlasThreads(prefill=cores, decode=1, kernels=cores)
     called = Path(folder.ref).name if os.sep in folder.ref else folder.ref
     return MLXEngine.load(
         folder.path,

@@ -240,6 +240,21 @@ answer(seen=seen)
     assert ask(LOAD + script, tmp_path)["seen"] == [1, 1, 2, 2, 1, 1]
 
 
+def test_the_kernels_have_as_many_threads_as_matmuls_unless_they_are_given_more(
+    tmp_path: Path,
+) -> None:
+    script = """
+seen = []
+for asked in ((1,), (1, 2)):
+    blas.set_threads(*asked)
+    seen += [blas.thread_count(), blas.kernel_threads()]
+with blas.threads(3):
+    seen += [blas.thread_count(), blas.kernel_threads()]
+answer(seen=[*seen, blas.thread_count(), blas.kernel_threads()])
+"""
+    assert ask(LOAD + script, tmp_path)["seen"] == [1, 1, 1, 2, 3, 3, 1, 2]
+
+
 def test_the_environment_decides_the_threads_until_somebody_sets_them(tmp_path: Path) -> None:
     said = ask(LOAD + "answer(n=blas.thread_count())", tmp_path, OPENBLAS_NUM_THREADS="1")
     assert said["n"] == 1

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentcache.adapters.mlx import blas
@@ -50,6 +50,33 @@ def test_a_product_is_that_of_the_definition(rows: int, width: int, outs: int, s
     got = cpu_linear.product(x, weight)
     assert got.shape == (rows, outs)
     assert np.abs(got - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+
+
+@given(
+    rows=st.integers(1, 8),
+    width=st.sampled_from([64, 576, 1536]),
+    outs=st.integers(1, 5000),
+    threads=st.integers(2, 5),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_product_of_a_few_rows_is_the_same_bit_for_bit_on_any_number_of_threads(
+    rows: int, width: int, outs: int, threads: int
+) -> None:
+    x, weight = random((rows, width), rows), random((outs, width), outs)
+    with blas.threads(1):
+        alone = cpu_linear.product(x, weight)
+    with blas.threads(threads):
+        shared = cpu_linear.product(x, weight)
+    assert alone.tobytes() == shared.tobytes()
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    assert np.abs(shared - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+
+
+def test_threads_share_a_large_weight_and_leave_a_small_one_to_the_caller() -> None:
+    """Which of them take part is left to chance, so what is looked at is what they are offered."""
+    large, small = cpu_linear.shares(1536, 576), cpu_linear.shares(192, 576)
+    assert (len(large), len(small)) == (4, 1)
+    assert [at for one in large for at in range(*one.indices(1536))] == list(range(1536))
 
 
 @pytest.mark.usefixtures("installed")

@@ -40,6 +40,7 @@ class BlasStatus:
 
 _loaded: tuple[ctypes.CDLL, BlasStatus] | None = None
 _asked_threads: int | None = None
+_asked_kernels: int | None = None
 
 
 def load(*, enabled: bool = True, cache_dir: Path | None = None) -> BlasStatus:
@@ -57,12 +58,14 @@ def load(*, enabled: bool = True, cache_dir: Path | None = None) -> BlasStatus:
     return _loaded[1]
 
 
-def set_threads(n: int) -> None:
-    """Let MLX's matmuls and the CPU kernels use `n` threads from their next call on."""
-    global _asked_threads  # noqa: PLW0603  (OpenBLAS keeps it for the process, too)
+def set_threads(n: int, kernels: int | None = None) -> None:
+    """Let MLX's matmuls use `n` threads from their next call on, and the CPU kernels `kernels`
+    (default: `n`), which share their work out themselves.
+    """
+    global _asked_threads, _asked_kernels
     if n < 1:
         raise ValueError(f"a matmul needs at least one thread, not {n}")
-    _asked_threads = n
+    _asked_threads, _asked_kernels = n, kernels
     if _loaded is not None:
         _loaded[0].openblas_set_num_threads(n)
 
@@ -76,15 +79,20 @@ def thread_count() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def kernel_threads() -> int:
+    """How many threads the CPU kernels use."""
+    return _asked_kernels or thread_count()
+
+
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Use `n` threads inside the block and the former number after it."""
-    before = thread_count()
+    """Use `n` threads inside the block and the former numbers after it."""
+    before, kernels = thread_count(), _asked_kernels
     set_threads(n)
     try:
         yield
     finally:
-        set_threads(before)
+        set_threads(before, kernels)
 
 
 def set_numpy_threads(n: int) -> int | None:

@@ -4,6 +4,7 @@ OpenBLAS copies a matrix into its own layout before it multiplies, which for a h
 more than the product. Blocks of the weight that are small enough take its kernels that do not copy.
 """
 
+from collections.abc import Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -23,6 +24,8 @@ _COPYLESS_PRODUCT, _LANES, _COPYLESS_ROWS = 100**3, 16, 64
 _COPYLESS_BLOCKS = (32, 16)
 _PIECE = 96  # rows of a weight that a thread takes at a time
 _SPREAD_PRODUCT = 8_000_000
+# Numbers of a weight that are worth a thread's while for a few rows, and shares of it at most.
+_SHARE, _MOST_SHARES = 160_000, 16
 
 
 @cache
@@ -40,19 +43,35 @@ def product(x: FloatArray, weight: FloatArray) -> FloatArray:
     """`x @ weight.T` for `x` [rows, in] and `weight` [out, in], both contiguous: [rows, out]."""
     if len(x) > MOST_ROWS and (tile := _tile(*x.shape)):
         return _in_pieces(x, weight, tile)
-    outs = len(weight)
-    out = np.empty((outs, len(x)), np.float32)
+    out = np.empty((len(weight), len(x)), np.float32)
+    cuts = shares(*weight.shape)
+    run_all([partial(_few, x, weight[one], out[one]) for one in cuts], spread=len(cuts) > 1)
+    return out.T
+
+
+def _few(x: FloatArray, weight: FloatArray, out: FloatArray) -> None:
+    """`weight` @ `x.T` into `out` [out, rows], in blocks that are not copied."""
     if len(x) == 1:
         np.dot(weight, x[0], out=out[:, 0])
-        return out.T
-    whole = outs - outs % _BLOCK
+        return
+    whole = len(weight) - len(weight) % _BLOCK
     columns = x.T
     if whole:
         blocks = weight[:whole].reshape(-1, _BLOCK, weight.shape[1])
         np.matmul(blocks, columns, out=out[:whole].reshape(-1, _BLOCK, len(x)))
-    if whole < outs:
+    if whole < len(weight):
         np.matmul(weight[whole:], columns, out=out[whole:])
-    return out.T
+
+
+@cache
+def shares(outs: int, width: int) -> Sequence[slice]:
+    """How a weight is cut up for the threads: it depends on its shape alone, so that their number
+    changes no bit. Powers of two, which no thread is the last one to work at.
+    """
+    most = min(_MOST_SHARES, outs * width // _SHARE)
+    count = 1 << max(0, most.bit_length() - 1)
+    size = -(-outs // (count * _BLOCK)) * _BLOCK
+    return [slice(at, at + size) for at in range(0, outs, size)]
 
 
 @frozen

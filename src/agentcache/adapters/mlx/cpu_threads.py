@@ -2,53 +2,87 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from queue import SimpleQueue
+from threading import Thread
 
-from agentcache.adapters.mlx.blas import thread_count
+from attrs import field, frozen
+
+from agentcache.adapters.mlx.blas import kernel_threads
 
 Task = Callable[[], None]
 
 
 def run_all(tasks: Sequence[Task], *, spread: bool) -> None:
-    """Run every task, on `thread_count()` threads if `spread`, and return when all are done.
+    """Run every task, on `kernel_threads()` threads if `spread`, and return when all are done.
 
     The calling thread is one of them, so a thread that gets no core holds up its own task alone.
     The first exception of a task is raised here, when no task is running any more.
     """
-    workers = min(thread_count(), len(tasks)) if spread else 1
-    if workers <= 1:
+    threads = kernel_threads()
+    others = min(threads, len(tasks)) - 1 if spread else 0
+    if others <= 0:
         for task in tasks:
             task()
         return
-    left, errors = deque(tasks), deque[Exception]()
-    helpers = [_pool(workers - 1).submit(_drain, left, errors) for _ in range(workers - 1)]
-    _drain(left, errors)
-    for helper in helpers:
-        if not helper.cancel():  # it has begun
-            helper.result()
-    if errors:
-        raise errors[0]
+    job = _Job(deque(tasks))
+    calls = _crew(threads - 1)
+    for _ in range(others):
+        calls.put(job)
+    found = list(job.work())
+    found += [job.elsewhere.get() for _ in range(len(tasks) - len(found))]
+    for error in found:
+        if error is not None:
+            raise error
 
 
-def _drain(left: deque[Task], errors: deque[Exception]) -> None:
-    """Run tasks until there are none. Appending and popping are atomic."""
+@frozen(eq=False)
+class _Job:
+    """Tasks that nobody has begun, and how those ended that other threads have taken.
+
+    Taking a task off a deque is atomic. A thread that comes too late finds none, so nobody has to
+    wait for it.
+    """
+
+    left: deque[Task]
+    elsewhere: "SimpleQueue[Exception | None]" = field(factory=SimpleQueue)
+
+    def work(self) -> Iterator[Exception | None]:
+        """Run tasks until there are none: how each of them ended."""
+        while True:
+            try:
+                task = self.left.popleft()
+            except IndexError:
+                return
+            try:
+                task()
+            except Exception as error:
+                yield error
+            else:
+                yield None
+
+
+@cache
+def _crew(threads: int) -> "SimpleQueue[_Job]":
+    """Where so many threads wait for jobs, as long as the process lives.
+
+    A thread of an executor costs three times as much for a task: a product of a decode step takes
+    a tenth of a millisecond, and there are hundreds.
+    """
+    calls: SimpleQueue[_Job] = SimpleQueue()
+    for n in range(threads):
+        Thread(target=_follow, args=(calls,), name=f"agentcache-cpu-{n}", daemon=True).start()
+    return calls
+
+
+def _follow(calls: "SimpleQueue[_Job]") -> None:
     while True:
-        try:
-            task = left.popleft()
-        except IndexError:
-            return
-        try:
-            task()
-        except Exception as error:
-            errors.append(error)
+        job = calls.get()
+        for ended in job.work():
+            job.elsewhere.put(ended)
+        del job  # what it refers to shall not live until the next call
 
 
-@lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="agentcache-cpu")
-
-
-# A forked child has the pool but none of its threads, and would wait for them for ever.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+# A forked child has the queue but none of its threads, and would wait for them for ever.
+os.register_at_fork(after_in_child=_crew.cache_clear)

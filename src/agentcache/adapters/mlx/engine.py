@@ -32,10 +32,13 @@ from agentcache.ports.rows import Rows
 
 @frozen
 class BlasThreads:
-    """How many BLAS threads to use: prefill is large matmuls, decode waits for memory."""
+    """How many threads to use: BLAS's own in `prefill`, whose matmuls are large, and in `decode`,
+    where they would wait for each other longer than they work. `kernels` is for our own.
+    """
 
     prefill: int
     decode: int
+    kernels: int
 
 
 @frozen(eq=False)
@@ -244,7 +247,7 @@ class MLXEngine:
 
     def _use_threads(self, phase: Literal["prefill", "decode"]) -> None:
         if self._threads is not None:
-            blas.set_threads(getattr(self._threads, phase))
+            blas.set_threads(getattr(self._threads, phase), self._threads.kernels)
 
 
 def _fitted(model: LanguageModel, name: str, on_cpu: bool, memory: ProbeMemory | None) -> Fitted:
