@@ -23,6 +23,7 @@ from agentcache.adapters.memory.hash_cache import HashCache
 from agentcache.adapters.memory.segment_store import MemorySegmentStore
 from agentcache.adapters.memory.session_store import MemorySessionStore
 from agentcache.adapters.memory.tokenizer import END, VOCABULARY, MemoryTokenizer
+from agentcache.adapters.mlx.cpu_threads import CREW
 from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
 from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
@@ -126,11 +127,13 @@ class Serving:
     def cpu(self) -> float:
         """Seconds of CPU of all threads that run Python, but for the steps of the engine.
 
-        What the engine's own native threads take is no part of it, nor what threads took that
-        ended.
+        What the engine's own threads take is no part of it, native ones and those that share its
+        products, nor what threads took that ended.
         """
         clocks = (
-            time.pthread_getcpuclockid(one.ident) for one in threading.enumerate() if one.ident
+            time.pthread_getcpuclockid(one.ident)
+            for one in threading.enumerate()
+            if one.ident and not one.name.startswith(CREW)
         )
         return math.fsum(map(time.clock_gettime, clocks)) - sum(
             one.seconds for one in self._engines

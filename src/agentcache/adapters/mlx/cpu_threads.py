@@ -13,6 +13,8 @@ from agentcache.adapters.mlx.blas import kernel_threads
 
 Task = Callable[[], None]
 
+CREW = "agentcache-cpu"  # what the names of these threads begin with
+
 
 def run_all(tasks: Sequence[Task], *, spread: bool) -> None:
     """Run every task, on `kernel_threads()` threads if `spread`, and return when all are done.
@@ -72,7 +74,7 @@ def _crew(threads: int) -> "SimpleQueue[_Job]":
     """
     calls: SimpleQueue[_Job] = SimpleQueue()
     for n in range(threads):
-        Thread(target=_follow, args=(calls,), name=f"agentcache-cpu-{n}", daemon=True).start()
+        Thread(target=_follow, args=(calls,), name=f"{CREW}-{n}", daemon=True).start()
     return calls
 
 
