@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
+from agentcache.adapters.grammars.finite import NumberLimit, NumberTokens
 from agentcache.adapters.grammars.llguidance import LLGrammars
 from agentcache.adapters.grammars.trial import Trial
 from agentcache.adapters.memory.tokenizer import END, MemoryTokenizer
@@ -160,3 +161,76 @@ def test_the_process_that_tries_schemas_out_ends_with_whoever_uses_it() -> None:
     del trial
     gc.collect()
     assert process.poll() is not None
+
+
+def sayable(schema: object, text: str) -> bool:
+    """Whether `text`, said byte by byte, is an answer of `schema`."""
+    guide = of_schema(schema)
+    for byte in text.encode():
+        if byte not in allowed(guide):
+            return False
+        guide.accept(byte)
+    return END in allowed(guide)
+
+
+@pytest.mark.parametrize("number", ["0", "-1.5", "3e-4", "6.022e+23", "-1E99", "9" * 120])
+@pytest.mark.parametrize("schema", [{"type": "number"}, {}, {"type": ["number", "null"]}])
+def test_numbers_that_a_double_holds_can_be_said(schema: object, number: str) -> None:
+    assert sayable(schema, number)
+
+
+@pytest.mark.parametrize("number", ["1e100", "1e999", "-2.5E+400", "9" * 400, "1." + "0" * 400])
+def test_numbers_of_any_size_and_length_cannot(number: str) -> None:
+    for schema, text in (
+        ({"type": "number"}, number),
+        ({"type": "object"}, f'{{"a":{number}}}'),
+        ({}, f"[1e9,{number}]"),
+        ({"type": "integer"}, number),
+    ):
+        assert not sayable(schema, text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "string"}, "1e999"),
+        ({"type": "string"}, "9" * 400),
+        ({"type": "string", "pattern": "^[0-9a-f]*$"}, "11e9999"),
+        ({"type": "string", "pattern": "^[0-9e]{6}$"}, "1e9999"),
+    ],
+)
+def test_texts_that_look_like_numbers_can_be_said(schema: object, text: str) -> None:
+    assert sayable(schema, json.dumps(text))
+
+
+def test_a_number_that_a_schema_dictates_is_said_however_long_it_is() -> None:
+    assert sayable({"const": 10**200}, str(10**200))
+
+
+@settings(max_examples=30)
+@given(st.randoms(use_true_random=False))
+def test_whatever_is_picked_no_number_is_larger_than_a_double_holds(random: Random) -> None:
+    def pick(tokens: set[int]) -> int:
+        longer = {one for one in tokens if LEXICON.pieces[one] in b"0123456789eE+-."}
+        return random.choice(sorted(longer - {END} or tokens))
+
+    assert abs(float(json.loads(said(of_schema({"type": "number"}), pick, 400)))) < 1e308
+
+
+def test_tokens_of_many_digits_make_no_number_larger() -> None:
+    tokens = NumberTokens.of([b"1", b"e", b"99", b"999", b"e1", b"e100", b",", b'"'], frozenset())
+    limit = NumberLimit(tokens)
+    assert [limit.within(b"\xff"), *(_after(limit, token) for token in (0, 1, 2))] == [
+        b"\xff",
+        b"\xff",  # with a quotation mark among what is allowed it is a text
+        b"\xff",
+        b"\xff",
+    ]
+    limit = NumberLimit(tokens)
+    told = [_after(limit, token, b"\x7f") for token in (0, 1, 0)]
+    assert told == [b"\x5f", b"\x77", b"\x73"]
+
+
+def _after(limit: NumberLimit, token: int, mask: bytes = b"\xff") -> bytes:
+    limit.accept(token)
+    return limit.within(mask)

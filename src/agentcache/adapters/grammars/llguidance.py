@@ -6,6 +6,7 @@ from functools import cached_property
 from attrs import define, field, frozen
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from agentcache.adapters.grammars.finite import NumberLimit, NumberTokens
 from agentcache.adapters.grammars.trial import Trial, first_line
 from agentcache.domain.errors import InvalidRequest
 from agentcache.domain.guide import DeadEnd, Grammar
@@ -21,19 +22,25 @@ class LLGuide:
 
     _tokenizer: LLTokenizer
     _grammar: str
+    _numbers: NumberTokens
     _matcher: LLMatcher
+    _limit: NumberLimit = field(init=False)
     _mask: bytes = field(default=b"", init=False)
 
     @classmethod
-    def of(cls, tokenizer: LLTokenizer, grammar: str) -> "LLGuide":
+    def of(cls, tokenizer: LLTokenizer, grammar: str, numbers: NumberTokens) -> "LLGuide":
         """At the beginning of an answer."""
-        return cls(tokenizer, grammar, LLMatcher(tokenizer, grammar, log_level=0))
+        return cls(tokenizer, grammar, numbers, LLMatcher(tokenizer, grammar, log_level=0))
+
+    @_limit.default
+    def _no_number_yet(self) -> NumberLimit:
+        return NumberLimit(self._numbers)
 
     def fresh(self) -> "LLGuide":
         """See `Guide.fresh`."""
         matcher = self._matcher.deep_copy()
         matcher.reset()
-        return LLGuide(self._tokenizer, self._grammar, matcher)
+        return LLGuide(self._tokenizer, self._grammar, self._numbers, matcher)
 
     def allowed(self) -> bytes:
         """See `Guide.allowed`."""
@@ -42,13 +49,14 @@ class LLGuide:
             raise DeadEnd(first_line(self._matcher.get_error()))
         if not any(mask):
             raise DeadEnd("no token fits")
-        self._mask = mask
-        return mask
+        self._mask = self._limit.within(mask)
+        return self._mask
 
     def accept(self, token: int) -> None:
         """See `Guide.accept`."""
         if self._matcher.consume_token(token):
             self._mask = b""
+            self._limit.accept(token)
             return
         problem = first_line(self._matcher.get_error())
         if _NOT_ALLOWED in problem and not self._was_allowed(token):
@@ -84,6 +92,10 @@ class LLGrammars:
         wrapper = TokenizerWrapper(_Vocabulary(self._known, self._ends))
         return LLTokenizer(wrapper, eos_token=sorted(self._ends))
 
+    @cached_property
+    def _numbers(self) -> NumberTokens:
+        return NumberTokens.of(self._known.pieces, self._ends)
+
     def spelled(self, text: str) -> str:
         """See `Grammars.spelled`."""
         return self._known.spelled(text)
@@ -95,7 +107,7 @@ class LLGrammars:
             raise InvalidRequest(f"the schema has {size} characters, at most {MOST_CHARACTERS} fit")
         text = LLMatcher.grammar_from_lark(grammar.lark)
         self._trial.check(text)
-        guide = LLGuide.of(self._tokenizer, text)
+        guide = LLGuide.of(self._tokenizer, text, self._numbers)
         try:
             guide.allowed()
         except DeadEnd as error:
