@@ -147,11 +147,17 @@ async def test_logprobs_have_the_legacy_shape() -> None:
     assert "".join(told.tokens) == choice.text
     assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == 40
     assert all(len(top) <= 3 for top in told.top_logprobs)
-    parts = zip(told.text_offset, told.tokens, strict=True)
-    assert all(choice.text.startswith(part, at) for at, part in parts)
+    parts, whole = zip(told.text_offset, told.tokens, strict=True), SAID + choice.text
+    assert told.text_offset[0] == len(SAID)
+    assert all(whole.startswith(part, at) for at, part in parts)
 
 
-async def test_offsets_of_a_stream_count_from_its_beginning() -> None:
+async def test_offsets_count_from_the_beginning_of_a_prompt_of_token_ids_too() -> None:
+    told = (await completed(prompt=list("é, b".encode()), logprobs=0)).choices[0].logprobs
+    assert told.text_offset[0] == len("é, b")
+
+
+async def test_offsets_of_a_stream_count_from_the_beginning_of_its_prompt() -> None:
     with whole_service(end_rate=0) as whole:
         async with sdk(whole.service) as client:
             whole_one = await client.completions.create(**asking(logprobs=0))

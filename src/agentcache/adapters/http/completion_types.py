@@ -44,7 +44,9 @@ class CompletionRequest(Struct, frozen=True):
 
 
 class CompletionLogprobs(Struct, frozen=True):
-    """How likely tokens were; `text_offset` is where each begins in the text, in characters."""
+    """How likely tokens were; `text_offset` is where each begins in the prompt and the text after
+    it, in characters.
+    """
 
     tokens: tuple[str, ...]
     token_logprobs: tuple[float, ...]

@@ -48,8 +48,9 @@ class Completions:
         turn = await self.edge.admit(ask, request)
         piece = self.edge.service.piece
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        echo = _spelled(ask.conversation.text or "", piece) if body.echo else ""
-        told = _Told(turn, body.model, fingerprint, usage, piece, echo)
+        prompt = _spelled(ask.conversation.text or "", piece)
+        echo, behind = (prompt if body.echo else ""), len(prompt)
+        told = _Told(turn, body.model, fingerprint, usage, piece, echo, behind)
         return await tell(self.edge, told, request, body.stream)
 
 
@@ -61,7 +62,11 @@ def _spelled(prompt: str | tuple[int, ...], piece: Callable[[int], bytes]) -> st
 
 @frozen
 class _Told:
-    """One turn in this dialect, after `echo`. `usage` says whether a stream shall end with it."""
+    """One turn in this dialect, after `echo`. `usage` says whether a stream shall end with it.
+
+    Offsets of tokens count from the beginning of the prompt, which has `behind` characters, whether
+    it is echoed or not.
+    """
 
     turn: RunningTurn
     model: str
@@ -69,12 +74,13 @@ class _Told:
     usage: bool
     piece: Callable[[int], bytes]
     echo: str
+    behind: int
     created: int = field(factory=lambda: int(time.time()), init=False)
 
     async def whole(self) -> Completion:
         """The text when it is complete. Raises TurnFailed or TurnCancelled."""
         answer = await heard_out(self.turn)
-        likely = _logprobs(answer.likely, self.piece, 0)
+        likely = _logprobs(answer.likely, self.piece, self.behind)
         choice = CompletionChoice(
             self.echo + answer.text, _finish_reason(answer.ended), logprobs=likely
         )
@@ -82,7 +88,7 @@ class _Told:
 
     def frames(self) -> "_Parts":
         """The text as it comes."""
-        return _Parts(self)
+        return _Parts(self, self.behind)
 
     def part(self, *choices: CompletionChoice, usage: Usage | None = None) -> bytes:
         """A part of the stream."""
@@ -97,10 +103,10 @@ class _Told:
 
 @define(eq=False)
 class _Parts:
-    """The stream of a text; see `Frames`. `_offset` is where the next tokens begin in it."""
+    """The stream of a text; see `Frames`. `_offset` is where its next tokens begin."""
 
     _told: _Told
-    _offset: int = 0
+    _offset: int
 
     def begin(self) -> bytes:
         return self._told.part(CompletionChoice(self._told.echo)) if self._told.echo else b""
