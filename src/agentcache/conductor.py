@@ -253,7 +253,8 @@ class Conductor:
         now, answer = self.clock.wall(), speech.text if speech.sampled else None
         outcome = _outcome(ended, request, now)
         session = successor(
-            key, before, request, spans, path.cursor, now, answer, turn.cached, trace, outcome
+            *(key, before, request, spans, path.cursor, now, answer, turn.cached, trace, outcome),
+            cut=ended.cut,
         )
         self.planner.parked(turn.number, key, self.clock.monotonic())
         tell = partial(speech.emit, ended)

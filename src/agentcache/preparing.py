@@ -7,8 +7,8 @@ from attrs import evolve, field, frozen
 
 from agentcache.conductor import Conductor
 from agentcache.domain.answer import PLAIN, Reading, Tools
-from agentcache.domain.conversation import Conversation
-from agentcache.domain.echo import as_said
+from agentcache.domain.conversation import Conversation, Message
+from agentcache.domain.echo import as_said, spoken
 from agentcache.domain.errors import InvalidRequest, Unavailable
 from agentcache.domain.guide import Grammar, Guide
 from agentcache.domain.registry import SessionRegistry
@@ -37,7 +37,8 @@ class Ask:
     `structure`; unless it `calls`, what looks like a tool call is text, and unless `several`, the
     first call is the end of it. No other model than `model` answers, if one is named. Rows are kept
     with `codec`; None: with the one that the conversation has, if it is new the default one. Unless
-    it is `findable`, an answer that is stored cannot be looked up by its turn.
+    it is `findable`, an answer that is stored cannot be looked up by its turn; if it is, `note` is
+    told with it. Ids of its tool calls begin with `calls_begin`.
     """
 
     identity: Identity
@@ -55,6 +56,8 @@ class Ask:
     structure: Structure | Grammar | None = None
     model: str | None = None
     codec: str | None = None
+    note: str | None = field(default=None, eq=False, repr=False)
+    calls_begin: str = "call_"
 
     @property
     def tools(self) -> Tools:
@@ -68,25 +71,21 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float, now: float) -> Tur
     `now` is in wall-clock seconds.
     For any thread. Raises InvalidRequest, Unavailable when another model is served meanwhile.
     """
-    identity, registry = ask.identity, conductor.keeper.registry
+    identity = ask.identity
     if ask.model not in (None, conductor.engine.card.name):
         raise Unavailable("swapping")  # it was served when it was asked for
     if identity.exclusive and identity.name is not None:
         check_name(identity.name)
     chosen, turn = _chosen(ask, conductor), uuid4().hex
     roots = conductor.roots.of(identity.tenant)
-    named = _named(registry, identity, roots)
-    messages = as_said(ask.conversation.messages, registry, identity.tenant, roots, named)
-    conversation = evolve(ask.conversation, messages=messages)
-    prompt, known = _prompt(ask, conductor, chosen, conversation)
-    if named is None:  # so that what is kept of them stays as it was
-        messages = as_said(messages, registry, identity.tenant, roots, known)
+    messages, prompt, known = _recalled(ask, conductor, chosen, roots)
     root = chosen or (known.key.root if known else conductor.roots.root(identity.tenant))
     conductor.roots.codec(root)
     form = PLAIN if prompt.raw else conductor.tokenizer.answer_format()
     opened = form.opens(prompt.generation_prompt())
     forced = isinstance(ask.structure, CalledTools)
-    reading = Reading(form, ask.tools, turn, opened, single=not ask.several, forced=forced)
+    single, begin = not ask.several, ask.calls_begin
+    reading = Reading(form, ask.tools, turn, opened, single, forced, begin)
     return TurnRequest(
         id=turn,
         identity=identity,
@@ -109,6 +108,7 @@ def prepared(ask: Ask, conductor: Conductor, deadline: float, now: float) -> Tur
         when_busy=ask.when_busy,
         messages=messages,
         tools=tools_json(ask.conversation.tools),
+        note=ask.note,
     )
 
 
@@ -120,6 +120,27 @@ def _chosen(ask: Ask, conductor: Conductor) -> bytes | None:
         problem = "a codec is chosen for an agent of its own: name one, too (X-Agent-ID)"
         raise InvalidRequest(problem, "codec")
     return conductor.roots.root(ask.identity.tenant, ask.codec)
+
+
+def _recalled(
+    ask: Ask, conductor: Conductor, chosen: bytes | None, roots: Sequence[bytes]
+) -> tuple[tuple[Message, ...], Prompt, Session | None]:
+    """The messages as they are remembered, the prompt made of them, and whom it goes on from.
+
+    Of a conversation without a name it is known by its prompt alone what else its answers were;
+    where that changes what the model is told, the prompt is made again.
+    """
+    identity, registry = ask.identity, conductor.keeper.registry
+    named = _named(registry, identity, roots)
+    messages = as_said(ask.conversation.messages, registry, identity.tenant, roots, named)
+    conversation = evolve(ask.conversation, messages=messages)
+    prompt, known = _prompt(ask, conductor, chosen, conversation)
+    if named is None and known is not None:
+        messages = as_said(messages, registry, identity.tenant, roots, known)
+        if [*map(spoken, messages)] != [*map(spoken, conversation.messages)]:
+            conversation = evolve(conversation, messages=messages)
+            prompt, known = _prompt(ask, conductor, chosen, conversation)
+    return messages, prompt, known
 
 
 def _prompt(

@@ -67,17 +67,19 @@ def successor(
     cached: int = 0,
     trace: Trace | None = None,
     outcome: Outcome | None = None,
+    cut: bool = False,
 ) -> Session:
     """The session `key` after the turn; `now` is in wall-clock seconds.
 
-    `answer` is the text as it was told; None for a turn that was asked for no answer. `cached` of
-    the prompt's tokens were not computed again. `trace` is what the last rows said, `outcome` what
-    is told of the turn to whoever looks its answer up.
+    `answer` is the text as it was told; None for a turn that was asked for no answer. It was `cut`
+    unless the model ended it. `cached` of the prompt's tokens were not computed again. `trace` is
+    what the last rows said, `outcome` what is told of the turn to whoever looks its answer up.
     """
     base = before or Session(key, created=now, parent=request.parent)
     messages = request.messages
     if answer is not None:
-        said = evolve(request.reading.message(answer), outcome=outcome)
+        said = request.reading.message(answer, cut)
+        said = evolve(said, outcome=outcome, note=request.note)
         messages += (said if request.findable else said.unfindable(),)
     digest = request.prompt.tools_digest
     after = base.succeeded(spans, cursor, digest, now, messages, request.tools, trace)

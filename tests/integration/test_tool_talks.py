@@ -3,11 +3,17 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
+
+from agentcache.adapters.http.hearing import heard_out
+from agentcache.adapters.memory.tokenizer import VOCABULARY, MemoryTokenizer
 from agentcache.domain.answer import Tools
 from agentcache.domain.conversation import Conversation, Message, ToolCall
 from agentcache.domain.events import Delta, Ended
 from agentcache.domain.request import Identity, Sampling
+from agentcache.domain.spans import RenderedSpan, SpanKind
 from agentcache.domain.structure import CalledTools
 from agentcache.service import Ask, Service
 from tests.whole_service import whole_service
@@ -85,3 +91,43 @@ def test_so_does_a_client_without_a_name() -> None:
     with whole_service() as whole:
         share = asyncio.run(share_of_old_tokens(whole.service, Identity()))
     assert share >= 0.97
+
+
+CALL = MemoryTokenizer().encode(RenderedSpan(SpanKind.CONTROL, "", "<tool_call>"))[0]
+NOTHING_ELSE = tuple((token, -100.0) for token in range(VOCABULARY) if token != CALL)
+
+
+def spoken(message: Message) -> list[Message]:
+    return [message, Message("user", "Go on.")]
+
+
+async def after_a_cut(service: Service, identity: Identity) -> tuple[int, int, Message]:
+    """How many tokens there were after an answer that was cut within a call, how many of these were
+    not computed again in the next turn, and what was told of it.
+    """
+
+    async def say(messages: Sequence[Message], **sampling: Any) -> tuple[Message, int, Ended]:
+        talk = Conversation((SYSTEM, *messages), LOOK)
+        ask = Ask(identity, talk, Sampling(temperature=0, **sampling), max_tokens=20)
+        running = await service.begin(ask)
+        heard = await heard_out(running)
+        assert not heard.calls
+        return Message("assistant", heard.text), running.admitted.cached, heard.ended
+
+    messages = [Message("user", "Hello.")]
+    answer, _, _ = await say(messages)
+    messages += spoken(answer)
+    cut, _, ended = await say(messages, logit_bias=NOTHING_ELSE)
+    messages += spoken(cut)
+    _, cached, _ = await say(messages)
+    return ended.prompt + ended.completion, cached, cut
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity("ada", exclusive=True), Identity("thread"), Identity()], ids=str
+)
+def test_a_call_that_was_cut_off_is_not_told_and_gone_on_from(identity: Identity) -> None:
+    with whole_service() as whole:
+        before, cached, cut = asyncio.run(after_a_cut(whole.service, identity))
+    assert cut.content == ""
+    assert cached >= before - 1  # the last token was not run yet

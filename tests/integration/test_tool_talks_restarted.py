@@ -3,6 +3,7 @@
 Nobody has a name: the conversations are recognised by what was said.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.integration.test_mounted import mounted
-from tests.tool_dialects import DIALECTS, Clients, Dialect
+from tests.tool_dialects import DIALECTS, Clients, Dialect, chat, messages, spread
 
 TURNS = 10
 
@@ -39,3 +40,20 @@ def test_ten_turns_go_on_from_what_was_sampled_whenever_the_home_is_opened_anew(
                 known, served = known + before, served + min(before, turn.cached)
                 sent, before = turn.sent, turn.prompt + turn.said
     assert served >= 0.97 * known > 0
+
+
+def test_a_call_is_found_by_its_id_in_another_dialect_after_a_restart(tmp_path: Path) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Look here."}]
+    with mounted(tmp_path) as client:
+        turn = messages(clients_of(client), asked)
+    _, echo, result = turn.sent
+    [use], [seen] = echo["content"], result["content"]
+    assert use["id"].startswith("toolu_")
+    function = {"name": use["name"], "arguments": spread(json.dumps(use["input"]))}
+    called = [{"id": use["id"], "type": "function", "function": function}]
+    answered = {"role": "tool", "tool_call_id": use["id"], "content": seen["content"]}
+    with mounted(tmp_path) as client:
+        again = chat(
+            clients_of(client), [*asked, {"role": "assistant", "tool_calls": called}, answered]
+        )
+    assert again.cached >= turn.prompt + turn.said - 1

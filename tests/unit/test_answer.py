@@ -113,8 +113,30 @@ def test_what_is_no_call_is_text_markers_and_all(text: str) -> None:
     assert read(f"a{text}b") == [Text(f"a{text}b")]
 
 
-def test_a_call_that_is_cut_off_is_text() -> None:
+def test_a_call_that_the_model_itself_does_not_end_is_text() -> None:
     assert read('<call>{"name": "f"') == [Text('<call>{"name": "f"')]
+
+
+@pytest.mark.parametrize("cut", ["<call>", '<call>{"name": "f"', f"<call>[{CALL}"])
+def test_of_a_call_that_is_cut_off_nothing_is_told(cut: str) -> None:
+    reader = READING.reader()
+    assert joined([*reader.push(f"Wait.{cut}"), *reader.finish(cut=True)]) == [Text("Wait.")]
+    message = READING.message(f"Wait.{cut}", cut=True)
+    assert (message.content, message.said) == ("Wait.", f"Wait.{cut}")
+
+
+def test_what_is_whole_before_the_cut_is_told() -> None:
+    reader = READING.reader()
+    told = [*reader.push(f"<call>{CALL}</call>So <c"), *reader.finish(cut=True)]
+    assert joined(told) == [call(0), Text("So <c")]
+    reader = READING.reader()
+    assert [*reader.push(f"<call>{CALL}"), *reader.finish(cut=True)] == [call(0)]
+
+
+def test_ids_of_calls_begin_as_they_are_asked_to() -> None:
+    theirs = Reading(FORM, TOOLS, "turn", calls_begin="toolu_")
+    assert theirs.call_id(0).startswith("toolu_")
+    assert theirs.call_id(0).removeprefix("toolu_") == READING.call_id(0).removeprefix("call_")
 
 
 def test_calls_may_go_on_to_the_end_of_the_answer() -> None:

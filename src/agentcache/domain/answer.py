@@ -67,7 +67,8 @@ PLAIN = AnswerFormat()
 
 @frozen
 class Reading:
-    """How one turn's answer is read; `tools` are those it may call, `seed` makes ids of calls.
+    """How one turn's answer is read; `tools` are those it may call, `seed` makes ids of calls,
+    which begin with `calls_begin`.
 
     With `opened` the answer begins within a thought. With `single` it makes one call at most: what
     comes after that is left out. One that is `forced` is kept to calls: where it is cut within one,
@@ -80,15 +81,16 @@ class Reading:
     opened: bool = False
     single: bool = False
     forced: bool = False
+    calls_begin: str = "call_"
 
     def reader(self) -> "AnswerReader":
         """A reader at the beginning of the answer."""
         return AnswerReader(self)
 
-    def message(self, text: str) -> Message:
-        """The whole answer `text` as a message, which remembers how it was said."""
+    def message(self, text: str, cut: bool = False) -> Message:
+        """The whole answer `text` as a message, which remembers how it was said; see `finish`."""
         reader = self.reader()
-        pieces = [*reader.push(text), *reader.finish()]
+        pieces = [*reader.push(text), *reader.finish(cut)]
         content = "".join(one.text for one in pieces if isinstance(one, Text))
         thought = "".join(one.text for one in pieces if isinstance(one, Thought))
         calls = tuple(one.call for one in pieces if isinstance(one, Call))
@@ -101,14 +103,15 @@ class Reading:
     def call_id(self, index: int) -> str:
         """The id of the call that is number `index` in the answer."""
         digest = blake2b(f"{self.seed}/{index}".encode(), digest_size=12).hexdigest()
-        return f"call_{digest}"
+        return f"{self.calls_begin}{digest}"
 
 
 @define(eq=False)
 class AnswerReader:
     """Reads one answer. White space that only sets thoughts and calls apart is left out.
 
-    What looks like a call and cannot be read as one is text, markers and all.
+    What looks like a call and cannot be read as one is text, markers and all; where the answer was
+    cut within a call, what there is of that is nothing.
     """
 
     _reading: Reading
@@ -129,14 +132,15 @@ class AnswerReader:
         self._held += text
         return self._wanted(self._pieces())
 
-    def finish(self) -> list[Piece]:
-        """The answer is over: what was held back."""
+    def finish(self, cut: bool = False) -> list[Piece]:
+        """The answer is over: what was held back. It was `cut` unless the model ended it."""
         rest, self._held = self._held, ""
+        unread = self._reading.forced or (cut and self._within == "call")
         if self._within == "call":
             last = self._wanted(self._called(rest, "") if rest.strip() else ())
         else:
             last = self._wanted(self._told(rest))
-        if self._reading.forced:
+        if unread:
             return [piece for piece in last if not isinstance(piece, Text)]
         return last
 

@@ -37,8 +37,8 @@ class Message:
     """One message. `role` is system, user, assistant or tool (developer is read as system).
 
     `thought` is what the assistant thought before it spoke. `said` is its answer as the model wrote
-    it, where that is more than `content`; `turn` the id of the turn that it is the answer of, and
-    `outcome` how that went, where it is known.
+    it, where that is more than `content`; `turn` the id of the turn that it is the answer of,
+    `outcome` how that went, and `note` what its dialect noted of the request, where they are known.
     """
 
     role: str
@@ -50,10 +50,11 @@ class Message:
     said: str | None = None
     turn: str | None = field(default=None, eq=False)
     outcome: Outcome | None = field(default=None, eq=False)
+    note: str | None = field(default=None, eq=False)
 
     def unfindable(self) -> "Message":
         """The same for a conversation, and nobody's answer to look up."""
-        return evolve(self, turn=None, outcome=None)
+        return evolve(self, turn=None, outcome=None, note=None)
 
 
 @frozen

@@ -23,7 +23,7 @@ def as_said(
     """`messages` with every answer that is remembered as it was said.
 
     Answers that called tools are found by the ids of their calls, others at the same place in
-    `session`, the one that the request names.
+    `session`, the one that the request names; those without words only behind the same words.
     """
     known = session.messages if session else ()
 
@@ -33,10 +33,19 @@ def as_said(
         if message.tool_calls:
             found = registry.caller(tenant, roots, message.tool_calls[0].id)
         else:
-            found = known[at] if at < len(known) else None
+            found = known[at] if _is_there(at, message, messages, known) else None
         return found if found is not None and _is_echo(message, found) else message
 
     return tuple(remembered(at, message) for at, message in enumerate(messages))
+
+
+def _is_there(
+    at: int, message: Message, messages: Sequence[Message], known: Sequence[Message]
+) -> bool:
+    """Whether `known` has an answer at this place that `message` can be."""
+    if at >= len(known) or message.content.strip() or not at:
+        return at < len(known)
+    return messages[at - 1].content == known[at - 1].content
 
 
 def spoken(message: Message) -> Message:

@@ -48,5 +48,10 @@ class Ended:
     stop: str | None = None
     problem: str | None = None
 
+    @property
+    def cut(self) -> bool:
+        """Whether it was not the model that ended the answer."""
+        return self.finish is not Finish.STOP or self.stop is not None
+
 
 Event = Admitted | Delta | Ended

@@ -164,7 +164,7 @@ class TurnRequest:
     it is read. While another turn of an exclusive agent is not over, the turn waits for it, or
     (`fork`) goes on as an agent of its own. `parent` is whom its agent is forked from. `messages`
     are the conversation as the client sent it, its answers as they are remembered, `tools` the
-    canonical JSON text of its tools.
+    canonical JSON text of its tools. `note` is kept with its answer, for whoever looks that up.
     """
 
     id: str
@@ -189,6 +189,7 @@ class TurnRequest:
     parent: str | None = None
     messages: tuple[Message, ...] = ()
     tools: str = ""
+    note: str | None = field(default=None, repr=False)
 
     @max_tokens.validator
     def _not_negative(self, _attribute: object, value: int | None) -> None:

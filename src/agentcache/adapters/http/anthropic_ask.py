@@ -38,6 +38,7 @@ def asked(request: MessagesRequest, headers: Headers) -> Ask:
         structure=_structure(request),
         calls=choice is None or choice.type != "none",
         several=choice is None or not choice.disable_parallel_tool_use,
+        calls_begin="toolu_",
     )
 
 

@@ -67,7 +67,7 @@ async def hear(turn: RunningTurn, frames: Frames, pause: float) -> AsyncGenerato
                     yield frames.more(pieces, event.likely)
             else:
                 ended = True
-                if rest := reader.finish():
+                if rest := reader.finish(event.cut):
                     yield frames.more(rest, ())
                 _check_complete(event)
                 yield frames.end(event)
@@ -88,7 +88,7 @@ async def heard_out(turn: RunningTurn) -> Answer:
     if ended is None:
         raise TurnCancelled
     _check_complete(ended)
-    return _answer([*pieces, *reader.finish()], tuple(likely), ended)
+    return _answer([*pieces, *reader.finish(ended.cut)], tuple(likely), ended)
 
 
 def _check_complete(ended: Ended) -> None:
