@@ -136,22 +136,19 @@ class Agents:
         await self._committed(change)
 
     async def forget_answer(self, tenant: str, turn: str) -> None:
-        """Let the answer of `turn` be found no more; a conversation that ends with it is deleted,
-        unless it is a named agent's. Raises UnknownAnswer, AgentBusy, Unavailable.
+        """Let the answer of `turn` be found no more; conversations that end with it are deleted,
+        unless they are a named agent's. Raises UnknownAnswer, AgentBusy, Unavailable.
         """
         self._answered(tenant, turn)
 
         def change(conductor: Conductor, done: Done) -> None:
-            session = _with_answer(conductor, tenant, turn)
-            if _is_busy(conductor, tenant, session.name):
-                raise AgentBusy(session.name)
-            if session.messages[-1].turn == turn and session.name.startswith(NAMELESS):
-                _forget(conductor, session, done)
-            else:
-                messages = (
-                    one.unfindable() if one.turn == turn else one for one in session.messages
-                )
-                _write(conductor, evolve(session, messages=tuple(messages)), done)
+            first, *others = _with_answer(conductor, tenant, turn)
+            for session in (first, *others):
+                if _is_busy(conductor, tenant, session.name):
+                    raise AgentBusy(session.name)
+            for session in others:  # changes are made in order: the last one ends all of them
+                _without_answer(conductor, session, turn, lambda _durable: None)
+            _without_answer(conductor, first, turn, done)
 
         await self._committed(change)
 
@@ -162,7 +159,7 @@ class Agents:
 
     def _answered(self, tenant: str, turn: str) -> tuple[Session, int]:
         conductor = self._loop.conductor
-        session = _with_answer(conductor, tenant, turn)
+        session = _with_answer(conductor, tenant, turn)[0]
         return session, [one.turn for one in session.messages].index(turn)
 
     async def _evolve(self, tenant: str, name: str, after: Callable[[Session], Session]) -> None:
@@ -192,12 +189,20 @@ def _all_known(conductor: Conductor, tenant: str, name: str) -> tuple[Session, .
     return conductor.keeper.registry.all_named(tenant, conductor.roots.of(tenant), name)
 
 
-def _with_answer(conductor: Conductor, tenant: str, turn: str) -> Session:
-    roots = conductor.roots.of(tenant)
-    session = conductor.keeper.registry.answered(tenant, roots, turn)
-    if session is None:
+def _with_answer(conductor: Conductor, tenant: str, turn: str) -> tuple[Session, ...]:
+    """Those that have it, one at least, the last one used first."""
+    found = conductor.keeper.registry.answered(tenant, conductor.roots.of(tenant), turn)
+    if not found:
         raise UnknownAnswer(turn)
-    return session
+    return found
+
+
+def _without_answer(conductor: Conductor, session: Session, turn: str, done: Done) -> None:
+    if session.messages[-1].turn == turn and session.name.startswith(NAMELESS):
+        _forget(conductor, session, done)
+    else:
+        messages = (one.unfindable() if one.turn == turn else one for one in session.messages)
+        _write(conductor, evolve(session, messages=tuple(messages)), done)
 
 
 def _is_busy(conductor: Conductor, tenant: str, name: str) -> bool:

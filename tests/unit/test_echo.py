@@ -67,6 +67,15 @@ def test_white_space_is_no_content() -> None:
     assert echoed(evolve(answer, content="", thought=""), answer) is answer
 
 
+@pytest.mark.parametrize(("asked", "said"), [("Hi", "<c>{"), ("Bye", None)])
+def test_an_answer_without_words_is_found_only_behind_the_same_question(
+    asked: str, said: str | None
+) -> None:
+    registry, session = remembering(Message("user", "Hi"), Message("assistant", "", said="<c>{"))
+    sent = (Message("user", asked), Message("assistant", ""))
+    assert as_said(sent, registry, TENANT, (ROOT,), session)[1].said == said
+
+
 def test_an_answer_is_rendered_as_it_was_said() -> None:
     assert spoken(CALLED) == Message("assistant", "<t>hm</t>Wait.<c>…")
     assert spoken(ASKED) is ASKED
@@ -74,17 +83,17 @@ def test_an_answer_is_rendered_as_it_was_said() -> None:
 
 def test_a_session_is_found_by_each_of_its_answers_until_they_are_gone() -> None:
     registry, session = remembering(ASKED, CALLED, ASKED, SPOKE)
-    assert registry.answered(TENANT, (ROOT,), "t1") is session
+    assert registry.answered(TENANT, (ROOT,), "t1") == (session,)
     fork = evolve(session, key=evolve(session.key, name="eve"))
     registry.put(fork)
-    assert registry.answered(TENANT, (ROOT,), "t1") is fork
+    assert registry.answered(TENANT, (ROOT,), "t1") == (fork, session)
     shorter = evolve(session, messages=session.messages[:2])
     registry.put(shorter)
     registry.check_integrity()
-    assert registry.answered(TENANT, (ROOT,), "t2") is fork
+    assert registry.answered(TENANT, (ROOT,), "t2") == (fork,)
     registry.remove(fork.key)
     registry.check_integrity()
-    assert registry.answered(TENANT, (ROOT,), "t2") is None
+    assert registry.answered(TENANT, (ROOT,), "t2") == ()
     assert registry.caller(TENANT, (ROOT,), "call_1") is CALLED
     registry.remove(session.key)
     registry.check_integrity()

@@ -76,14 +76,13 @@ class SessionRegistry:
         found = (self._by_call.get((tenant, root, call_id)) for root in roots)
         return next((one[0] for one in found if one), None)
 
-    def answered(self, tenant: str, roots: Iterable[bytes], turn: str) -> Session | None:
-        """A session that has the answer of this turn; of several, the last one used."""
-        for root in roots:
-            for key in reversed(self._by_turn.get((tenant, root, turn), ())):
-                session = self._sessions.get(key)
-                if session is not None:
-                    return session
-        return None
+    def answered(self, tenant: str, roots: Iterable[bytes], turn: str) -> tuple[Session, ...]:
+        """The sessions that have the answer of this turn (forks and branches do, too), those under
+        the first of `roots` first, the last one used first.
+        """
+        by_root = (self._by_turn.get((tenant, root, turn), ()) for root in roots)
+        keys = (key for found in by_root for key in reversed(found))
+        return tuple(one for key in keys if (one := self._sessions.get(key)) is not None)
 
     def is_elsewhere(self, tenant: str, roots: Iterable[bytes], name: str) -> bool:
         """Whether a session of this name exists under none of `roots`: that of another model."""

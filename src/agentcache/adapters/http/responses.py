@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from attrs import define, field, frozen
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
@@ -16,7 +17,9 @@ from agentcache.adapters.http.hearing import Likely, heard_out
 from agentcache.adapters.http.models import require_model
 from agentcache.adapters.http.response_items import Items, output_of
 from agentcache.adapters.http.responses_ask import asked
+from agentcache.adapters.http.responses_note import asked_of, recalled
 from agentcache.adapters.http.responses_types import (
+    Asked,
     Deleted,
     ErrorEvent,
     IncompleteDetails,
@@ -62,7 +65,7 @@ class Responses:
         require_model(self.edge.service, body.model)
         ask = asked(body, self._before(request, body), request.headers)
         turn = await self.edge.admit(ask, request)
-        told = _Told(turn, body, self.edge.service.piece)
+        told = _Told(turn, body, asked_of(body), self.edge.service.piece)
         return await tell(self.edge, told, request, body.stream)
 
     async def one(self, request: Request) -> HttpResponse:
@@ -89,6 +92,7 @@ class _Told:
 
     turn: RunningTurn
     body: ResponsesRequest
+    asked: Asked
     piece: Callable[[int], bytes]
 
     async def whole(self) -> Response:
@@ -115,25 +119,16 @@ class _Told:
         self, status: ResponseStatus, output: tuple[OutputItem, ...], usage: Usage | None = None
     ) -> Response:
         """The response as it is by now."""
-        body = self.body
         return Response(
+            **structs.asdict(self.asked),
             id=PREFIX + self.turn.id,
             created_at=int(self.turn.asked),
-            model=body.model,
+            model=self.body.model,
             status=status,
             output=output,
             usage=usage,
             incomplete_details=_details(status),
-            instructions=body.instructions,
-            previous_response_id=body.previous_response_id,
-            parallel_tool_calls=body.parallel_tool_calls is not False,
-            tool_choice=body.tool_choice or "auto",
-            tools=tuple(body.tools or ()),
-            temperature=body.temperature,
-            top_p=body.top_p,
-            max_output_tokens=body.max_output_tokens,
-            metadata=body.metadata or {},
-            store=body.store is not False,
+            store=self.body.store is not False,
             completed_at=None if status == "in_progress" else int(time.time()),
         )
 
@@ -191,9 +186,11 @@ def _stored(name: str, model: str, answer: StoredAnswer) -> Response:
     said = answer.message
     output, outcome = output_of(said.turn or "", said), said.outcome
     if outcome is None:
-        return Response(name, int(answer.created), model, None, output)
+        created = int(answer.created)
+        return Response(id=name, created_at=created, model=model, status=None, output=output)
     status = _STATUS[Finish(outcome.finish)]
     return Response(
+        **structs.asdict(recalled(said.note)),
         id=name,
         created_at=int(outcome.asked),
         model=model,

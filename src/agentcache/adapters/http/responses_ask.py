@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from agentcache.adapters.http.identity import identify
 from agentcache.adapters.http.keeping import kept
 from agentcache.adapters.http.neutral import Neutral, refuse_unsupported
+from agentcache.adapters.http.responses_note import asked_of, noted
 from agentcache.adapters.http.responses_types import (
     InputItem,
     InputPart,
@@ -47,6 +48,7 @@ def asked(request: ResponsesRequest, before: Sequence[Message], headers: Headers
         structure=_structure(request),
         calls=request.tool_choice != "none",
         several=request.parallel_tool_calls is not False,
+        note=None if request.store is False else noted(asked_of(request)),
     )
 
 

@@ -13,6 +13,11 @@ from agentcache.domain.logprobs import MOST_LOGPROBS
 
 JsonObject = dict[str, Any]  # msgspec knows no recursive types; it makes nothing but JSON of Any
 _Name = Annotated[str, Meta(max_length=256)]
+# As many and as long as the API takes.
+_Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
 
 
 class InputPart(Struct, frozen=True):
@@ -45,14 +50,14 @@ class InputTool(Struct, frozen=True):
     strict: bool | None = None
 
 
-class ToolReference(Struct, frozen=True):
+class ToolReference(Struct, frozen=True, omit_defaults=True):
     """A tool by its name."""
 
     type: str
     name: str | None = None
 
 
-class ToolChoice(Struct, frozen=True):
+class ToolChoice(Struct, frozen=True, omit_defaults=True):
     """Which tools are to be called: a named one, or one of several."""
 
     type: str
@@ -61,7 +66,7 @@ class ToolChoice(Struct, frozen=True):
     tools: list[ToolReference] | None = None
 
 
-class TextFormat(Struct, frozen=True):
+class TextFormat(Struct, frozen=True, omit_defaults=True):
     """What the text of an answer shall be; `strict` or not, it is kept to."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -71,7 +76,7 @@ class TextFormat(Struct, frozen=True):
     description: str | None = None
 
 
-class TextConfig(Struct, frozen=True):
+class TextConfig(Struct, frozen=True, omit_defaults=True):
     """How the text of an answer shall be."""
 
     format: TextFormat | None = None
@@ -105,9 +110,10 @@ class ResponsesRequest(Struct, frozen=True):
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: _Metadata | None = None
     truncation: Literal["auto", "disabled"] | None = None
     prompt_cache_key: _Name | None = None
+    safety_identifier: str | None = None
     user: str | None = None
     # What follows is known, and refused unless it asks for nothing (responses_ask.NEUTRAL).
     background: bool | None = None
@@ -203,7 +209,30 @@ class IncompleteDetails(Struct, frozen=True):
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
-class Response(Struct, frozen=True):
+class Asked(Struct, frozen=True, kw_only=True):
+    """What a request asked for, defaults filled in, as its response tells it. What is not known any
+    more, or was too long to be kept, is null.
+    """
+
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    parallel_tool_calls: bool | None = None
+    tool_choice: str | ToolChoice | None = None
+    tools: list[InputTool] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    max_output_tokens: int | None = None
+    text: TextConfig | None = None
+    reasoning: Reasoning | None = None
+    truncation: str | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    user: str | None = None
+
+
+class Response(Asked, frozen=True, kw_only=True):
     """A response, whole or as it is so far. `status` is null where it is not known any more."""
 
     id: str
@@ -214,15 +243,6 @@ class Response(Struct, frozen=True):
     usage: Usage | None = None
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None
-    instructions: str | None = None
-    previous_response_id: str | None = None
-    parallel_tool_calls: bool = True
-    tool_choice: Any = "auto"
-    tools: tuple[InputTool, ...] = ()
-    temperature: float | None = None
-    top_p: float | None = None
-    max_output_tokens: int | None = None
-    metadata: dict[str, str] | None = None
     store: bool = True
     background: bool = False
     completed_at: int | UnsetType | None = UNSET
