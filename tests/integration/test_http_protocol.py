@@ -8,7 +8,7 @@ import pytest
 
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
-from agentcache.adapters.http.protocol import MOST_HEAD
+from agentcache.adapters.http.protocol import MOST_HEAD, HttpProtocol
 from agentcache.adapters.http.server import HttpServer, listen
 from tests.scripted_service import ScriptedService
 
@@ -23,8 +23,10 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    edge = Edge(ScriptedService(), 1_000_000)
+async def connected(
+    service: ScriptedService | None = None,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    edge = Edge(service or ScriptedService(), 1_000_000)
     listener = listen("127.0.0.1", 0)
     server = HttpServer(create_app(edge), edge, listener)
     ready = asyncio.Event()
@@ -102,3 +104,92 @@ async def test_requests_on_one_connection_are_counted_each_on_its_own() -> None:
             writer.write(LIVE + b"a: " + b"x" * (MOST_HEAD // 2) + b"\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             await reader.readuntil(b"}}")
+
+
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        CHAT + b"content-length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
+        CHAT + CHUNKED + b"content-length: 5\r\n\r\n0\r\n\r\n",
+        CHAT + b"content-length: 0\r\ncontent-length: 5\r\n\r\n",
+        CHAT + b"content-length: 0, 5\r\n\r\n",
+        CHAT + b"content-length: +0\r\n\r\n",
+        CHAT + b"content-length: 0x0\r\n\r\n",
+        CHAT + b"content-length: -1\r\n\r\n",
+        CHAT + b"content-length : 0\r\n\r\n",
+        CHAT + b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        CHAT + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        CHAT + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        CHAT + CHUNKED + b"\r\n-1\r\n\r\n",
+        CHAT + CHUNKED + b"\r\nfffffffffffffffff\r\n",
+        CHAT + CHUNKED + b"\r\n1\nx\n0\n\n",
+        CHAT + b"a: b\r\n c: d\r\n\r\n",
+        CHAT + b"a\x00b: c\r\n\r\n",
+        CHAT + b"a: \x00\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\nhost: x\n\n",
+        b"POST /v1/chat/completions HTTP/9.9\r\n\r\n",
+    ],
+)
+async def test_a_request_whose_end_is_in_doubt_hides_no_other_one(shape: bytes) -> None:
+    """Two servers in a row may see it end at different places; so nothing behind it is answered."""
+    async with connected() as (reader, writer):
+        writer.write(shape + HIDDEN)
+        writer.write_eof()
+        async with asyncio.timeout(60):
+            told = await reader.read()
+    assert told.startswith(b"HTTP/1.1 400")
+    assert told.count(b"HTTP/1.1 ") == 1
+    assert b"/hidden" not in told
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"", b"GET /health/li", LIVE, LIVE + b"a: ", LIVE + b"\r\n" + LIVE],
+    ids=["nothing", "half a line", "half a head", "half a header", "a second one"],
+)
+async def test_a_head_that_does_not_come_is_not_awaited_for_ever(
+    piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "patience", 0.05)
+    async with connected() as (reader, writer):
+        writer.write(piece)
+        async with asyncio.timeout(60):
+            assert (await reader.read()).count(b"HTTP/1.1 ") == piece.count(b"\r\n\r\n")
+
+
+async def test_the_rest_of_a_body_that_was_refused_is_not_awaited_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "patience", 0.05)
+    async with connected() as (reader, writer):
+        writer.write(CHAT + b"content-length: 9000000\r\n\r\n{")
+        async with asyncio.timeout(60):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+            await _pour(writer, b" ")
+
+
+async def test_an_answer_may_take_longer_than_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpProtocol, "patience", 0.01)
+    expired = asyncio.Event()
+    seen = HttpProtocol._expired
+
+    def expire(self: HttpProtocol) -> None:
+        seen(self)
+        expired.set()
+
+    monkeypatch.setattr(HttpProtocol, "_expired", expire)
+    body = b'{"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}'
+    service = ScriptedService()
+    service.doors.clear()
+    async with connected(service) as (reader, writer):
+        writer.write(CHAT + b"content-length: %d\r\n\r\n" % len(body) + body)
+        await service.waiting.wait()
+        writer.write(b"GET /health/li")  # sent behind it, and not complete while it is answered
+        await expired.wait()
+        service.doors.set()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
