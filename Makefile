@@ -104,6 +104,7 @@ bench-quick: $(STAMP)
 bench-core: $(STAMP)
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/idle_streams.py
 
 bench-resume: $(STAMP)
 	$(BIN)/python benchmarks/resume.py

@@ -95,6 +95,14 @@ SECTIONS = (
         "Microseconds a token and stream, beside an engine that computes nothing and a real one.",
         by_name("microseconds of CPU a token and stream", "at once"),
     ),
+    Section(
+        "idle_streams",
+        "Beside streams that say nothing",
+        "What a token of one running stream costs, on a server whose engine computes nothing and "
+        "takes 20 ms for a step: alone, beside open streams that only say that they are alive, and "
+        "beside turns that wait for its agent. Medians of rounds by turns.",
+        by_name("a stream that runs", ""),
+    ),
     Section("stalls", "Stalls of the event loop", "Under load, with bodies of 256 KB.", figures),
     Section(
         "core",

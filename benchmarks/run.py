@@ -16,6 +16,7 @@ from report import write_report
 BENCHMARKS = (
     "core",
     "overhead",
+    "idle_streams",
     "compaction",
     "writing",
     "memory",

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 # Those that need no real weights and no server of others; `make bench-quick` runs all of them.
-CHEAP = ("core", "overhead", "compaction", "writing", "memory", "restore", "stalls", "fidelity")
+CHEAP = (
+    *("core", "overhead", "idle_streams", "compaction", "writing", "memory", "restore", "stalls"),
+    "fidelity",
+)
 
 
 def _run(program: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
