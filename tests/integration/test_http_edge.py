@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import openai
 import pytest
 from openai import AsyncOpenAI
+from structlog.testing import capture_logs
 
 from agentcache.adapters.http.app import create_app
 from agentcache.adapters.http.edge import Edge
@@ -76,6 +77,16 @@ async def test_the_sdk_reads_a_stream_with_its_usage() -> None:
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 11
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_was_heard_out_is_logged_as_such(stream: bool) -> None:
+    with capture_logs() as lines:
+        async with sdk(ScriptedService()) as client:
+            answer = await client.chat.completions.create(**ASKED, stream=stream)
+            if stream:
+                assert [chunk async for chunk in answer]
+    assert [line["status"] for line in lines if line["event"] == "request"] == [200]
 
 
 async def test_content_arrives_while_the_turn_is_running() -> None:

@@ -53,13 +53,15 @@ class TurnStream(StreamingResponse):
         """Not the inherited one: that notices a lost client only by some servers' help.
 
         The frames are sent by a task of their own, because each of them would wake every layer of
-        the application that awaits this call.
+        the application that awaits this call. Once an answer is complete, servers tell that its
+        client is gone: it is ended when nobody listens to that any more.
         """
         try:
             async with while_connected(receive), aclosing(self._frames):
                 start = {"type": "http.response.start", "status": self.status_code}
                 await send({**start, "headers": self.raw_headers})
                 await asyncio.create_task(self._send_frames(straight(scope, send)))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self._edge.end(self._turn)
 
@@ -67,4 +69,3 @@ class TurnStream(StreamingResponse):
         async for frame in self._frames:
             if frame:
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
