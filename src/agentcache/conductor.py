@@ -109,13 +109,15 @@ class Conductor:
 
     def round(self) -> bool:
         """Do what can be done now; False when there is nothing to do until something comes in."""
-        self._tell()  # who came to its place since, and may have been cancelled since, too
+        if self.planner.notices:
+            self._tell()  # who came to its place since, and may have been cancelled since, too
         self.compactor.work(quiet=not self.planner.turns)
         if not self.planner.turns:
             self.expiry.work()
         plan = self.planner.plan(self.clock.monotonic())
         self._carry_out(plan)
-        self._tell()
+        if self.planner.notices:
+            self._tell()
         if plan.step is None and not plan.idle:  # the next plan may have a step
             return True
         flying = len(self._steps.flying)
@@ -177,7 +179,8 @@ class Conductor:
             self._keep(park)
         for sequence in plan.drop:
             self.engine.drop(sequence)
-        self._count_evicted()
+        if self.planner.hot.gave_way:
+            self._count_evicted()
         for grow in plan.grow:
             self._guarded(grow.turn, partial(self.engine.grow, grow.sequence, grow.capacity))
         for start in plan.start:
@@ -292,19 +295,15 @@ class Conductor:
 
     def _count_evicted(self) -> None:
         """Resting sequences that gave way to others."""
-        hot = self.planner.hot
-        if hot.gave_way:
-            spec = self.engine.card.spec
-            row_bytes = spec.row_bytes + spec.window_row_bytes
-            nbytes = hot.blocks_given * BLOCK_TOKENS * row_bytes
-            self.telemetry.evicted(Tier.HOT, hot.gave_way, nbytes)
-            hot.gave_way = hot.blocks_given = 0
+        hot, spec = self.planner.hot, self.engine.card.spec
+        row_bytes = spec.row_bytes + spec.window_row_bytes
+        nbytes = hot.blocks_given * BLOCK_TOKENS * row_bytes
+        self.telemetry.evicted(Tier.HOT, hot.gave_way, nbytes)
+        hot.gave_way = hot.blocks_given = 0
 
     # -- telling -----------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        if not self.planner.notices:
-            return
         now = self.clock.monotonic()
         for notice in self.planner.take_notices():
             if isinstance(notice, Token):

@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from agentcache.domain.errors import AgentCacheError
 from agentcache.domain.plan import SequenceFailed, StepPlan, StepResult
@@ -14,11 +14,7 @@ from agentcache.ports.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 
-@frozen
-class _Step:
-    plan: StepPlan
-    submitted: float
-    failed: StepResult | None = None
+_Step = tuple[StepPlan, float, StepResult | None]  # when it was submitted; what came if that failed
 
 
 @define(eq=False)
@@ -42,21 +38,21 @@ class Steps:
             self.engine.submit(plan)
         except Exception as error:
             log.exception("step %d could not be submitted", plan.number)
-            self.flying.append(_Step(plan, now, _all_failed(plan, error)))  # its turn comes, too
+            self.flying.append((plan, now, _all_failed(plan, error)))  # its turn comes, too
         else:
-            self.flying.append(_Step(plan, now))
+            self.flying.append((plan, now, None))
 
     def collect(self) -> tuple[StepResult, float]:
         """Wait for the oldest step: what came of it, and the seconds it took."""
-        step = self.flying.popleft()
+        plan, submitted, failed = self.flying.popleft()
         try:
-            result = step.failed or self.engine.collect()
+            result = failed or self.engine.collect()
         except Exception as error:
-            log.exception("step %d failed", step.plan.number)
-            result = _all_failed(step.plan, error)
-        began, self._collected = max(step.submitted, self._collected), self.clock.monotonic()
+            log.exception("step %d failed", plan.number)
+            result = _all_failed(plan, error)
+        began, self._collected = max(submitted, self._collected), self.clock.monotonic()
         seconds = self._collected - began
-        decoded = min(result.forwarded, len(step.plan.decode))
+        decoded = min(result.forwarded, len(plan.decode))
         self.telemetry.forwarded(result.forwarded, decoded, seconds)
         return result, seconds
 

@@ -128,7 +128,7 @@ class AnswerReader:
     def push(self, text: str) -> list[Piece]:
         """Take more of the answer; what is certain of it by now."""
         if not self._held and self._is_plain(text):  # as nearly every token is
-            return self._wanted(self._told(text))
+            return [] if self._over else self._told(text)
         self._held += text
         return self._wanted(self._pieces())
 
@@ -207,12 +207,13 @@ class AnswerReader:
                 return size
         return 0
 
-    def _told(self, text: str) -> Iterator[Piece]:
+    def _told(self, text: str) -> list[Piece]:
         if self._strip:
             text = text.lstrip()
             self._strip = not text
-        if text:
-            yield Thought(text) if self._within == "thought" else Text(text)
+        if not text:
+            return []
+        return [Thought(text) if self._within == "thought" else Text(text)]
 
     def _called(self, text: str, end: str) -> Iterator[Piece]:
         """The calls in `text`, which ends with the marker `end`."""

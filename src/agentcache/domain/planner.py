@@ -146,6 +146,7 @@ class Planner:
             self._apply(plan, result)
             return
         for (turn, sequence), sampled in zip(steady.members, result.sampled, strict=True):
+            assert sampled.sequence == sequence.number, "tokens came in another order than planned"
             sequence.flying -= 1
             sequence.advance(1)
             self._take(turn, sequence, sampled)

@@ -42,7 +42,7 @@ class Steady:
         """Whether `plan` was such a step, and its `result` is a token of each and no more."""
         if plan.decode is not self.decode or result.failed or result.retold:
             return False
-        return tuple([one.sequence for one in result.sampled]) == self.decode
+        return len(result.sampled) == len(self.decode)
 
     def check_integrity(self, turns: Collection[Turn]) -> None:
         """Raise IntegrityError unless these are `turns`, and all can go on for `left` steps."""

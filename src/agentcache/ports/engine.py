@@ -77,7 +77,9 @@ class Engine(RowSource, Protocol):
         ...
 
     def collect(self) -> StepResult:
-        """Wait for the oldest submitted step. A sequence's failure is in the result, not raised.
+        """Wait for the oldest submitted step; what was sampled is in the order of its plan.
+
+        A sequence's failure is in the result, not raised.
 
         A sequence that failed stays, with its rows, and fails again until it is trimmed or dropped.
         """

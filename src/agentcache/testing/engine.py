@@ -199,6 +199,12 @@ class EngineContract:
                     said[one.sequence].append(one.token)
         assert [said[3], said[4]] == expected
 
+    def test_tokens_come_in_the_order_of_the_steps_plan(self, driver: Driver) -> None:
+        for number in (1, 2, 3):
+            driver.begin(number, PROMPT)
+        driver.submit(decode=[3, 1, 2])
+        assert [one.sequence for one in driver.engine.collect().sampled] == [3, 1, 2]
+
     def test_collecting_without_a_step_is_refused(self, driver: Driver) -> None:
         with pytest.raises(IntegrityError, match="no step"):
             driver.engine.collect()

@@ -116,7 +116,7 @@ class _Chunks:
 
     def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
         """A chunk for each piece; log-probabilities come with the first one."""
-        chunks, told = b"", self._answer.logprobs(likely)
+        chunks, told = b"", self._answer.logprobs(likely) if likely else None
         for piece in pieces or (Text(""),):
             self._called = self._called or isinstance(piece, Call)
             chunks += self._answer.chunk(ChunkChoice(_delta(piece), logprobs=told))

@@ -37,6 +37,16 @@ def straight(scope: Scope, send: Send) -> Send:
     return found
 
 
+def outermost(app: ASGIApp) -> ASGIApp:
+    """`app` with nothing between the server and what `straight` finds, not even its framework."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_SEND] = send
+        await app(scope, receive, send)
+
+    return call
+
+
 @define(eq=False)
 class RequestScope:
     """ASGI middleware that no error leaves; of what clients wrote, only paths are logged."""
@@ -47,7 +57,7 @@ class RequestScope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope[_SEND] = send
+        scope.setdefault(_SEND, send)
         answer = _Answer(send, f"req_{uuid4().hex}", scope.setdefault(_HEADERS, {}))
         with bound_contextvars(request=answer.request):
             try:

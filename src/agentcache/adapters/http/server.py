@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.protocol import HttpProtocol
+from agentcache.adapters.http.request_scope import outermost
 from agentcache.domain.errors import AgentCacheError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("agentcache.http")
@@ -95,7 +96,7 @@ class HttpServer:
     def _not_started(self) -> _Uvicorn:
         return _Uvicorn(
             uvicorn.Config(
-                self.app,
+                outermost(self.app),
                 http=HttpProtocol,
                 lifespan="off",
                 ws="none",  # whatever else is installed

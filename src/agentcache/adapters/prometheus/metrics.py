@@ -7,7 +7,7 @@ from threading import Lock
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from agentcache.adapters.prometheus.series import Series
-from agentcache.adapters.prometheus.steady import Steady, Step
+from agentcache.adapters.prometheus.steady import MOST, Steady, Step
 from agentcache.domain.request import Finish, Miss, Tier
 from agentcache.domain.wear import DailyBytes
 from agentcache.ports.telemetry import LEVELS, REFUSALS, SWAPS
@@ -119,7 +119,10 @@ class PrometheusTelemetry:
 
     def forwarded(self, tokens: int, decoded: int = 0, seconds: float = 0.0) -> None:
         """A step passed so many tokens to the model."""
-        self._steady.stepped((tokens, decoded, seconds))
+        steps = self._steady.steps
+        steps.append((tokens, decoded, seconds))
+        if len(steps) >= MOST:
+            self._steady.count()
 
     def turn_started(self, prompt: int, cached: int, tier: Tier, miss: Miss) -> None:
         """A turn of `prompt` tokens starts with `cached` of them served from `tier`."""
@@ -132,7 +135,10 @@ class PrometheusTelemetry:
 
     def token_said(self, seconds_since: float) -> None:
         """A turn got a token so many seconds after the one before."""
-        self._steady.said(seconds_since)
+        gaps = self._steady.gaps
+        gaps.append(seconds_since)
+        if len(gaps) >= MOST:
+            self._steady.count()
 
     def turn_ended(self, finish: Finish, completion: int, seconds_to_first: float | None) -> None:
         """A turn ended after `completion` sampled tokens."""
