@@ -37,6 +37,7 @@ from agentcache.fetcher import Fetched, Fetcher  # noqa: E402
 
 GREEDY = Sampling(temperature=0)
 NEW, SLACK, CHUNK = 32, 256, 512
+ROW_BYTES = 2 << 30  # a server's share of 4 GB, of which 256 MB are kept ready
 NAMES = ("native", "f16", "q8", "k8v4", "q4")
 
 
@@ -116,6 +117,7 @@ class Bench:
         """One after another, on this thread."""
         one, spec, count = codec(name), self.engine.card.spec, len(segment)
         sequence = self._next()
+        self._rest()
         with clock.on("rows"):
             out = self.engine.start(sequence, count + SLACK, count)
         with clock.on("read, checksum"):
@@ -135,6 +137,7 @@ class Bench:
         sequence, count, came = self._next(), len(segment), threading.Event()
         found: list[Fetched] = []
         step = Step(segment, count)
+        self._rest()
 
         def done(fetched: Fetched) -> None:
             found.append(fetched)
@@ -150,6 +153,10 @@ class Bench:
             with clock.on("forward after it"):
                 self.run(sequence, count, self.ids[count : count + NEW])
         self.engine.drop(sequence)
+
+    def _rest(self) -> None:
+        while self.engine.rest():
+            pass
 
     def _next(self) -> int:
         self._sequence += 1
@@ -169,7 +176,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="agentcache-restore-") as scratch:
         home = Path(scratch)
         folder = tiny_model(home) if options.quick else default_model()
-        engine = MLXEngine.load(folder, b"\1" * 32, folder.name, threads=threads)
+        engine = MLXEngine.load(
+            folder, b"\1" * 32, folder.name, threads=threads, row_bytes=ROW_BYTES
+        )
         store = DiskSegmentStore.open(home / "segments", home / "quarantine")
         bench = Bench(engine, store, numbers.tolist())
         found = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from agentcache.domain.conversation import Conversation, Message
 from agentcache.domain.echo import spoken
@@ -71,7 +71,7 @@ class PromptBuilder:
         ids = concatenated(spans)
         digest = tools_digest(conversation.tools)
         body = self._body(conversation, rendered, spans)
-        shared = min(body, self._shared(conversation, ids))
+        shared = min(body, self._shared(conversation, spans, ids))
         prompt = Prompt(spans, ids, shared, body, digest)
         return evolve(prompt, miss=_miss(prompt, known, digest != known_tools))
 
@@ -119,21 +119,24 @@ class PromptBuilder:
 
     # -- how much is shared, and where the generation prompt begins
 
-    def _shared(self, conversation: Conversation, ids: "Tokens[int]") -> int:
-        head = self._head(_leading_system(conversation), tools_json(conversation.tools))
+    def _shared(self, conversation: Conversation, spans: Sequence[Span], ids: "Tokens[int]") -> int:
+        system, tools = _leading_system(conversation), tools_json(conversation.tools)
+        head = self._head(_Opening(system, tools, _of_system(spans)))
         return common_prefix(ids, 0, head, 0)
 
-    def _probed_head(self, system: tuple[Message, ...], tools: str) -> "Tokens[int]":
-        """The ids that all conversations with this system prompt and these tools begin with."""
+    def _probed_head(self, opening: "_Opening") -> "Tokens[int]":
+        """The ids that all conversations with this opening begin with."""
         asked = [
-            Conversation((*system, Message("user", probe)), tuple(json.loads(tools or "[]")))
+            Conversation(
+                (*opening.system, Message("user", probe)), tuple(json.loads(opening.tools or "[]"))
+            )
             for probe in _PROBES
         ]
         try:
             one, other = (self._tokenizer.render(conversation) for conversation in asked)
         except InvalidRequest:
             return tokens()
-        spans = self._adopted(one, ())
+        spans = self._adopted(one, opening.spans)
         whole = spans[: matching_spans(spans, other)]
         if any(span.role == "system" for span in whole):
             return concatenated(whole)
@@ -171,6 +174,20 @@ class PromptBuilder:
             return length
         other = self._tokenizer.encode(rendered[count], first=count == 0)
         return length + common_prefix(spans[count].ids, 0, other, 0)
+
+
+@frozen
+class _Opening:
+    """System messages and tools; what `spans` have of them need not be tokenised again."""
+
+    system: tuple[Message, ...]
+    tools: str
+    spans: tuple[Span, ...] = field(eq=False)
+
+
+def _of_system(spans: Sequence[Span]) -> tuple[Span, ...]:
+    last = max((at for at, span in enumerate(spans) if span.role == "system"), default=-1)
+    return tuple(spans[: last + 1])
 
 
 def _said(

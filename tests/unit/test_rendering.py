@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from attrs import evolve
+from attrs import evolve, field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +13,7 @@ from agentcache.domain.errors import IntegrityError, InvalidRequest
 from agentcache.domain.request import Miss, Prompt
 from agentcache.domain.spans import RenderedSpan, Span, SpanKind, concatenated
 from agentcache.domain.stopping import StopMatcher
+from agentcache.domain.tokens import Tokens
 from agentcache.rendering import PromptBuilder
 
 TOKENIZER = MemoryTokenizer()
@@ -54,6 +55,28 @@ def usual(text: str) -> list[int]:
 def decoded(ids: Sequence[int]) -> str:
     detokenizer = TOKENIZER.detokenizer()
     return "".join([*map(detokenizer.add, ids), detokenizer.finish()])
+
+
+@frozen(eq=False)
+class Listening(MemoryTokenizer):
+    """Remembers what it was asked to tokenise."""
+
+    encoded: list[str] = field(factory=list, init=False)
+
+    def encode(self, span: RenderedSpan, first: bool = False) -> "Tokens[int]":
+        self.encoded.append(span.text)
+        return super().encode(span, first)
+
+
+def test_a_system_prompt_that_the_session_knows_is_not_tokenised_by_a_new_builder(
+    builder: PromptBuilder,
+) -> None:
+    known = after(builder, builder.build(talk("one")), "yes")
+    conversation, listening = talk("one", "yes", "two"), Listening()
+    prompt = PromptBuilder(listening).build(conversation, known)
+    assert not any(SYSTEM.content in text for text in listening.encoded)
+    assert prompt == builder.build(conversation, known)
+    assert prompt.shared > 0
 
 
 def after(builder: PromptBuilder, prompt: Prompt, answer: str) -> tuple[Span, ...]:
