@@ -23,7 +23,7 @@ REASONS: dict[str, str] = {
         "memory made ready for what is read, too. With q8, the default, 31 MB are read."
     ),
     "first token (q8": (
-        "Reading 31 MB (30 ms of CPU time in a traced resume, 3 ms into memory that was used before) "
+        "Reading 31 MB (30 ms of CPU time in a traced resume; 3 ms into memory that is mapped) "
         "and decoding them (33 ms, over two threads) is what a live sequence does not pay. From "
         "RAM, agents that come back in a row outrun what is made ready (decision 0020): the first "
         "rows of one took 120 ms, their pages being new. Next: memory made ready for what is read."
