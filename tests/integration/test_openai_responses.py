@@ -205,6 +205,26 @@ async def test_a_structured_answer_fits_its_schema() -> None:
     assert set(json.loads(answer.output_text)) == {"n"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        ({}, True),
+        ({"store": False}, False),
+        ({"store": False, "prompt_cache_key": "k"}, False),
+        ({"extra_headers": {"X-Agent-Cache": "no-store"}}, False),
+    ],
+)
+async def test_it_tells_whether_it_can_be_looked_up(fields: dict[str, Any], stored: bool) -> None:
+    with whole_service() as whole:
+        async with sdk(whole.service) as client:
+            made = await client.responses.create(**asking(max_output_tokens=3, **fields))
+            try:
+                found = bool(await client.responses.retrieve(made.id))
+            except openai.NotFoundError:
+                found = False
+    assert made.store is found is stored
+
+
 async def test_a_response_that_was_cut_is_incomplete() -> None:
     with whole_service(end_rate=0.0) as whole:
         async with sdk(whole.service) as client:

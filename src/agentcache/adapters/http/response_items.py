@@ -28,6 +28,7 @@ from agentcache.adapters.http.responses_types import (
 )
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import Message
+from agentcache.domain.request import Finish
 
 
 @define(eq=False)
@@ -60,8 +61,8 @@ class Items:
         self._said += piece.text
         yield self._delta(piece.text, said_tokens(likely, self.piece))
 
-    def close(self) -> Iterator[StreamEvent]:
-        """The events that end the item that is open, if one is."""
+    def close(self, status: Status = "completed") -> Iterator[StreamEvent]:
+        """The events that end the item that is open, if one is; `incomplete` where it was cut."""
         if not self._open:
             return
         name, at, done = self._id, len(self.done), partial(next, self.numbers)
@@ -74,7 +75,7 @@ class Items:
             self.thought += self._said
             yield TextDone("response.reasoning_text.done", done(), name, at, 0, self._said)
         yield PartEvent("response.content_part.done", done(), name, at, 0, part)
-        item = self._item("completed", (part,))
+        item = self._item(status, (part,))
         yield ItemEvent("response.output_item.done", done(), at, item)
         self.done, self._open = (*self.done, item), ""
 
@@ -134,5 +135,11 @@ def output_of(turn: str, message: Message) -> tuple[OutputItem, ...]:
     ]
     for piece in pieces:
         deque(items.tell(piece, ()), maxlen=0)
-    deque(items.close(), maxlen=0)
+    finish = Finish(message.outcome.finish) if message.outcome else None
+    deque(items.close(item_status(finish)), maxlen=0)
     return items.done
+
+
+def item_status(finish: Finish | None) -> Status:
+    """How the last item ends of an answer that ended so."""
+    return "incomplete" if finish is Finish.LENGTH else "completed"

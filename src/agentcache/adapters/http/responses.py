@@ -15,7 +15,7 @@ from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.gate import access_of
 from agentcache.adapters.http.hearing import Likely, heard_out
 from agentcache.adapters.http.models import require_model
-from agentcache.adapters.http.response_items import Items, output_of
+from agentcache.adapters.http.response_items import Items, item_status, output_of
 from agentcache.adapters.http.responses_ask import asked
 from agentcache.adapters.http.responses_note import asked_of, recalled
 from agentcache.adapters.http.responses_types import (
@@ -35,6 +35,7 @@ from agentcache.adapters.http.responses_types import (
 )
 from agentcache.adapters.http.sse import on_one_line
 from agentcache.adapters.http.telling import tell
+from agentcache.adapters.http.wishes import with_wishes
 from agentcache.agent_view import StoredAnswer
 from agentcache.domain.answer import Piece, Text
 from agentcache.domain.conversation import Message, Outcome
@@ -65,7 +66,8 @@ class Responses:
         require_model(self.edge.service, body.model)
         ask = asked(body, self._before(request, body), request.headers)
         turn = await self.edge.admit(ask, request)
-        told = _Told(turn, body, asked_of(body), self.edge.service.piece)
+        stored = ask.findable and with_wishes(ask, request.headers).store
+        told = _Told(turn, body, asked_of(body), stored, self.edge.service.piece)
         return await tell(self.edge, told, request, body.stream)
 
     async def one(self, request: Request) -> HttpResponse:
@@ -93,6 +95,7 @@ class _Told:
     turn: RunningTurn
     body: ResponsesRequest
     asked: Asked
+    stored: bool
     piece: Callable[[int], bytes]
 
     async def whole(self) -> Response:
@@ -103,7 +106,7 @@ class _Told:
             said = likely if isinstance(piece, Text) else ()
             deque(items.tell(piece, said), maxlen=0)
             likely = () if said else likely
-        deque(items.close(), maxlen=0)
+        deque(items.close(item_status(answer.ended.finish)), maxlen=0)
         return self.done(answer.ended, items)
 
     def frames(self) -> "_Events":
@@ -128,7 +131,7 @@ class _Told:
             output=output,
             usage=usage,
             incomplete_details=_details(status),
-            store=self.body.store is not False,
+            store=self.stored,
             completed_at=None if status == "in_progress" else int(time.time()),
         )
 
@@ -164,7 +167,7 @@ class _Events:
         return _frame(self._event("response.in_progress", self._begun))
 
     def end(self, ended: Ended) -> bytes:
-        closed = _frames(self._items.close())
+        closed = _frames(self._items.close(item_status(ended.finish)))
         done = self._told.done(ended, self._items)
         return closed + _frame(self._event(f"response.{done.status}", done))
 
