@@ -168,7 +168,7 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--idle", type=int, default=200, help="streams beside the one that runs")
-    parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--step", type=float, default=0.02, help="seconds that a step takes")
     parser.add_argument("--pings", type=float, default=15.0, help="seconds between two of a stream")

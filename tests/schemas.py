@@ -27,7 +27,8 @@ _numbers = st.fixed_dictionaries(
 _leaves = st.one_of(
     _texts,
     _numbers,
-    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": "number", "maximum": 9}]),
+    st.sampled_from([{"type": one} for one in ("boolean", "null", "number", "array")]),
+    st.just({"type": "number", "maximum": 9}),
     st.builds(lambda one: {"const": one}, _VALUES),
     st.builds(lambda some: {"enum": some}, st.lists(_VALUES, min_size=1, max_size=4)),
     st.sampled_from([{"$ref": "#"}, {"$ref": "#/$defs/x"}, {"type": ["string", "null"]}]),

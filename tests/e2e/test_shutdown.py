@@ -1,5 +1,6 @@
 """A server that is asked to stop, whatever it is doing."""
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +22,13 @@ from tests.tiny_models import tiny_llama
 
 SERVED = 0.98  # of the tokens of the turn before
 AT_LENGTH = "Tell me everything, at length."
+SAID = [{"role": "user", "content": "Hi"}]
+DIALECTS: dict[str, dict[str, Any]] = {
+    "chat/completions": {"messages": SAID},
+    "completions": {"prompt": "Hi"},
+    "messages": {"messages": SAID, "max_tokens": 5},
+    "responses": {"input": "Hi"},
+}
 
 
 def connection(server: Server) -> socket.socket:
@@ -112,18 +121,19 @@ def test_a_stream_that_takes_too_long_is_told_so_and_what_it_computed_is_kept(
 def test_while_it_drains_it_is_live_and_takes_no_more(tmp_path: Path, model: Path) -> None:
     agent = Agent.with_notes("Impatient")
     with served(tmp_path / "home", model) as server, ExitStack() as open_:
-        kept = [open_.enter_context(connection(server)) for _ in range(3)]
-        asked = _request(server)
+        asked = [_request(server, path, said) for path, said in DIALECTS.items()]
+        kept = [open_.enter_context(connection(server)) for _ in range(2 + len(asked))]
         with agent.asking(server, AT_LENGTH, 6000) as stream:
             stream.first(pieces=2)
             signalled(server)
             answers = [
                 _answer(kept[0], b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"),
                 _answer(kept[1], b"GET /health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n"),
-                _answer(kept[2], asked),
+                *(_answer(*one) for one in zip(kept[2:], asked, strict=True)),
             ]
-        assert [one.split()[1] for one in answers] == [b"200", b"503", b"503"]
-        assert b"retry-after: 1" in answers[2]
+        assert [one.split()[1] for one in answers] == [b"200", *[b"503"] * (1 + len(asked))]
+        assert all(b"retry-after: 1" in one for one in answers[2:])
+        assert all(b"overloaded_error" in one for one in answers[2:])
         assert server.process.wait(SECONDS) == 0
 
 
@@ -209,11 +219,11 @@ def _swap(client: httpx.Client, model: Path) -> None:
         return  # the server is gone
 
 
-def _request(server: Server) -> bytes:
+def _request(server: Server, path: str, said: dict[str, Any]) -> bytes:
     name = server.client.get("/v1/models").json()["data"][0]["id"]
-    body = b'{"model": "%b", "messages": [{"role": "user", "content": "Hi"}]}' % name.encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
-    return head % len(body) + body
+    body = json.dumps({"model": name, **said}).encode()
+    head = b"POST /v1/%b HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    return head % (path.encode(), len(body)) + body
 
 
 def _answer(connected: socket.socket, request: bytes) -> bytes:
