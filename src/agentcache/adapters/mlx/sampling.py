@@ -83,7 +83,7 @@ def choose(logits: Logits, draws: Sequence[Draw], positions: Sequence[int]) -> C
     """A token for each row of float32 `logits` [sequences, vocabulary], to stand at `positions`."""
     xp: ModuleType = mx if isinstance(logits, mx.array) else np
     told = logits if any(draw.sampling.logprobs is not None for draw in draws) else None
-    logits = _steered(xp, logits, draws)
+    logits = _steered(logits, draws)
     stuck = [draw.steering.stuck if draw.steering else None for draw in draws]
     tokens = xp.argmax(logits, axis=-1)
     best = xp.max(logits, axis=-1, keepdims=True)
@@ -109,15 +109,16 @@ def logprobs(logits: NDArray[np.float32], token: int, most: int) -> Logprobs:
     return Logprobs(float(values[token]), tuple((int(n), float(values[n])) for n in top))
 
 
-def _steered(xp: ModuleType, logits: Logits, draws: Sequence[Draw]) -> Logits:
+def _steered(logits: Logits, draws: Sequence[Draw]) -> Logits:
     """The logits as bias, penalties and grammars have them, where there are any."""
     if all(draw.steering is None for draw in draws):
         return logits
-    size = logits.shape[-1]
-    still = np.zeros(size, np.float32)
-    offsets = [draw.steering.offsets(size) if draw.steering else still for draw in draws]
-    steered: Logits = logits + xp.array(np.stack(offsets))
-    return steered
+    on_host = isinstance(logits, np.ndarray)
+    moved = np.array(logits) if on_host else np.zeros(logits.shape, np.float32)
+    for draw, row in zip(draws, moved, strict=True):
+        if draw.steering is not None:
+            draw.steering.steer(row)
+    return moved if on_host else logits + mx.array(moved)
 
 
 def _drawn(

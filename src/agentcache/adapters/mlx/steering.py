@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agentcache.domain.guide import DeadEnd, Guide
 from agentcache.domain.request import Sampling
 
-Offsets = NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 @define(eq=False)
@@ -24,7 +24,7 @@ class Steering:
     """Follows one sequence's tokens. `said` are those that were sampled before it came here.
 
     A grammar's mask may be computed on another thread (`follow` with a `pool`) while the model
-    runs; `offsets` waits for it. Once no token is allowed it is `stuck`, and says why.
+    runs; `steer` waits for it. Once no token is allowed it is `stuck`, and says why.
     """
 
     sampling: Sampling
@@ -55,19 +55,20 @@ class Steering:
             with self._alert():
                 self.guide.accept(token)
 
-    def offsets(self, size: int) -> Offsets:
-        """What is to be added to the logits [size] of the next token."""
-        offsets = np.zeros(size, np.float32)
+    def steer(self, logits: Logits) -> None:
+        """Move the `logits` [vocabulary] of the next token, in place."""
         for token, bias in self.sampling.logit_bias:
-            offsets[token] += bias
-        for token, count in self.said.items():
-            frequent = self.sampling.frequency_penalty * count
-            offsets[token] -= frequent + self.sampling.presence_penalty
+            logits[token] += bias
+        presence, frequency = self.sampling.presence_penalty, self.sampling.frequency_penalty
+        if (presence or frequency) and self.said:
+            tokens = np.fromiter(self.said, np.int64, len(self.said))
+            counts = np.fromiter(self.said.values(), np.float32, len(self.said))
+            logits[tokens] -= frequency * counts + presence
         if self.guide is not None and self.stuck is None:
-            with self._alert():
+            with self._alert(), np.errstate(invalid="ignore"):  # infinite ones are of no use
                 mask, self._mask = self._mask, None
-                offsets[~_allowed(mask.result() if mask else self.guide.allowed(), size)] = -np.inf
-        return offsets
+                allowed = _allowed(mask.result() if mask else self.guide.allowed(), logits.size)
+                np.add(logits, -np.inf, out=logits, where=~allowed)
 
     @contextmanager
     def _alert(self) -> Iterator[None]:
