@@ -6,9 +6,10 @@ a GB of RAM holds.
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
-from driver import Agent, agentcache, default_model, folder_bytes, running, tiny_model
+from driver import Agent, Server, agentcache, default_model, folder_bytes, running, tiny_model
 from recording import bar, parsed, write_results
 
 QUESTION = "Name one word from your notes."
@@ -44,7 +45,7 @@ def _measured(folder: Path, home: Path, codec: str, count: int, words: int) -> d
         live = server.metric("agentcache_hot_bytes")
         agents = [Agent.with_notes(f"agent{n}", n, words) for n in range(count)]
         turns = [agent.ask(server, QUESTION) for agent in agents]
-        in_ram = (server.metric("agentcache_warm_bytes") - idle) / count
+        in_ram = (_settled(server, "agentcache_warm_bytes") - idle) / count
         return {
             "tokens": sum(turn.prompt + turn.completion for turn in turns) / count,
             "live": (server.metric("agentcache_hot_bytes") - live) / count,
@@ -53,6 +54,17 @@ def _measured(folder: Path, home: Path, codec: str, count: int, words: int) -> d
             "resident, live and idle": (server.resident_bytes() - resident) / count,
             "idle agents in a GB of RAM": int(1e9 / in_ram),
         }
+
+
+def _settled(server: Server, gauge: str) -> float:
+    """What `gauge` says when it has said so for a second: the last turn is over before it is told
+    everywhere.
+    """
+    values = [server.metric(gauge)]
+    while len(values) < 5 or len(set(values[-5:])) > 1:
+        time.sleep(0.25)
+        values.append(server.metric(gauge))
+    return values[-1]
 
 
 if __name__ == "__main__":
