@@ -99,6 +99,7 @@ class Porter:
 
         def bring(conductor: Conductor, done: Done) -> None:
             _require_same_root(conductor, arrival)
+            _require_rows(conductor, segment.parent)
             conductor.keeper.tiers.accept(segment, payload)
             path = conductor.keeper.lineage.path(Cursor(segment.key, segment.stop))
             held.move(conductor, path.keys)
@@ -211,6 +212,7 @@ def _settle(conductor: Conductor, arrival: _Arrival, done: Done) -> None:
         conductor.planner.hot.drop(resting)
     before = registry.get(key)
     now = evolve(session, generation=before.generation + 1 if before else 0)
+    _require_rows(conductor, now.cursor.key if now.cursor else None)
     path = keeper.lineage.path(now.cursor) if now.cursor else Match()
     others = tuple(one.key for one in known if one.key != key)
     keeper.write(path, now, partial(_written, keeper, others, done))
@@ -239,6 +241,12 @@ def _require_same_root(conductor: Conductor, arrival: _Arrival) -> None:
     key = arrival.session.key
     if key.root not in conductor.roots.of(key.tenant):
         raise Unavailable("swapping")
+
+
+def _require_rows(conductor: Conductor, key: bytes | None) -> None:
+    """What was brought may have turned out to be unusable since."""
+    if key is not None and key not in conductor.keeper.lineage:
+        raise Unavailable("setting aside rows of it that cannot be read")
 
 
 def _require_same_model(here: Origin, there: Origin) -> None:

@@ -51,6 +51,8 @@ def test_agents_that_talk_at_once_share_what_they_have_in_common_and_keep_their_
     remains.check()
     _check_secrets(remains, Tokenizer.from_file(str(model / "tokenizer.json")))
     _check_owners(remains)
+    # Together and alone they run in batches of other sizes. The two likeliest tokens are never
+    # closer here than 0.006, a hundred times what that changes.
     for agent in agents:
         alone = Agent(agent.name, agent.messages[:1])
         alone.ask(undisturbed, "What is the secret?")

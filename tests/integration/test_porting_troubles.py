@@ -14,10 +14,17 @@ import pytest
 from agentcache.adapters.disk.portable import PortableTars
 from agentcache.adapters.memory.hash_model import hash_spec
 from agentcache.conductor import Conductor
-from agentcache.domain.errors import AgentCacheError, AgentExists, StoreFull, Unavailable
+from agentcache.domain.errors import (
+    AgentCacheError,
+    AgentExists,
+    SegmentCorrupt,
+    StoreFull,
+    Unavailable,
+)
 from agentcache.domain.path import Match
 from agentcache.domain.request import Tier
 from agentcache.domain.spec import CacheSpec
+from agentcache.outbox import Done
 from agentcache.porting import Porter
 from tests.limits import file_size_limit
 from tests.talks import Talk
@@ -295,3 +302,33 @@ def test_rows_that_are_damaged_are_given_up_and_the_next_export_has_the_others(
     porter(there).take_in(TENANT, tmp_path / "ada")
     assert say(there, deepcopy(talk), "go on")[0] == say(here, talk, "go on")[0]
     assert holds(here) == holds(there) == 0
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
+def test_rows_that_turn_out_to_be_unusable_while_they_are_imported_are_brought_again(
+    homes: tuple[Looped, Looped], talk: Talk, exported: Path, last: bool
+) -> None:
+    _, there = homes
+    problems: list[int] = []
+
+    def cut(conductor: Conductor) -> None:
+        """As when a turn that shares the rows finds them damaged."""
+        keeper = conductor.keeper
+        first = min((one for one in there.world.segments(Tier.COLD)), key=lambda one: one.start)
+        keeper.tiers.discard([(first, SegmentCorrupt(first.key, "bad"))])
+
+    class Interfering(Porter):
+        def _committed(self, change: Callable[[Conductor, Done], None]) -> None:
+            super()._committed(change)
+            problems.append(0)
+            if len(problems) == (segments if last else 2):
+                self._loop.ask(cut).result()
+
+    with PortableTars().open(exported) as file:
+        segments = len(file.portable.segments)
+    there.world.conductor = there.loop.conductor
+    with pytest.raises(Unavailable, match="cannot be read"):
+        Interfering(there.loop, PortableTars()).take_in(TENANT, exported)
+    assert (there.service.agents(TENANT), holds(there)) == ((), 0)
+    porter(there).take_in(TENANT, exported)
+    assert say(there, talk, "go on")[1] < 40
