@@ -34,10 +34,12 @@ from agentcache.domain.request import Sampling  # noqa: E402
 from agentcache.domain.segment import Segment  # noqa: E402
 from agentcache.domain.tokens import tokens  # noqa: E402
 from agentcache.fetcher import Fetched, Fetcher  # noqa: E402
+from agentcache.mapped_memory import MappedMemory  # noqa: E402
 
 GREEDY = Sampling(temperature=0)
 NEW, SLACK, CHUNK = 32, 256, 512
 ROW_BYTES = 2 << 30  # a server's share of 4 GB, of which 256 MB are kept ready
+READY_TO_READ = 128 << 20
 NAMES = ("native", "f16", "q8", "k8v4", "q4")
 
 
@@ -68,6 +70,7 @@ class Bench:
 
     engine: MLXEngine
     store: DiskSegmentStore
+    memory: MappedMemory
     ids: list[int]
     _step: int = 0
     _sequence: int = 0
@@ -155,7 +158,7 @@ class Bench:
         self.engine.drop(sequence)
 
     def _rest(self) -> None:
-        while self.engine.rest():
+        while self.engine.rest() or self.memory.prepare():
             pass
 
     def _next(self) -> int:
@@ -179,8 +182,9 @@ def main() -> None:
         engine = MLXEngine.load(
             folder, b"\1" * 32, folder.name, threads=threads, row_bytes=ROW_BYTES
         )
-        store = DiskSegmentStore.open(home / "segments", home / "quarantine")
-        bench = Bench(engine, store, numbers.tolist())
+        memory = MappedMemory.of(ROW_BYTES, READY_TO_READ)
+        store = DiskSegmentStore.open(home / "segments", home / "quarantine", memory=memory)
+        bench = Bench(engine, store, memory, numbers.tolist())
         found = {
             f"{count} tokens": _measured(bench, count, options.codecs, options.rounds)
             for count in options.tokens

@@ -39,12 +39,14 @@ LEAST_SHARED = 64
 class Budgets:
     """Bytes of memory for live sequences and encoded segments together, and of disk.
 
-    `disk_floor` bytes of the disk stay free, whoever fills it.
+    Of the memory, `reading` bytes are kept ready for what is read. `disk_floor` bytes of the disk
+    stay free, whoever fills it.
     """
 
     memory: int
     disk: int
     disk_floor: int = 0
+    reading: int = 0
 
     @property
     def hot(self) -> int:
@@ -54,7 +56,7 @@ class Budgets:
     @property
     def warm(self) -> int:
         """Bytes for encoded segments in RAM."""
-        return self.memory - self.hot
+        return self.memory - self.hot - self.reading
 
     def blocks(self, spec: CacheSpec) -> int:
         """How many blocks of the pool the hot bytes are: enough for the shortest sequence."""

@@ -18,6 +18,7 @@ from agentcache.adapters.prometheus.metrics import PrometheusTelemetry
 from agentcache.assembly import Assembly, Budgets
 from agentcache.domain.notices import Limits
 from agentcache.loop import EngineLoop
+from agentcache.mapped_memory import MappedMemory
 from agentcache.model_shelf import ModelShelf
 from agentcache.plugins import codec, codecs, made, parse_choices, plugged
 from agentcache.porting import Porter
@@ -30,6 +31,7 @@ from agentcache.service import Service
 from agentcache.settings import Settings
 
 log = logging.getLogger(__name__)
+_MOST_READING = 128 << 20
 
 
 def no_progress(_done: int, _total: int | None, _stage: str) -> None:
@@ -95,6 +97,15 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _read_memory(settings: Settings) -> MappedMemory:
+    return MappedMemory.of(settings.memory_budget // 2, _reading(settings.memory_budget))
+
+
+def _reading(budget: int) -> int:
+    """Bytes that are kept ready for what is read."""
+    return min(_MOST_READING, budget // 32)
+
+
 def _is_durable(settings: Settings) -> bool:
     return settings.durability == "turn"
 
@@ -122,12 +133,16 @@ class Container(containers.DeclarativeContainer):
     )
     codec = providers.Singleton(codec, settings.provided.codec)
     codecs = providers.Singleton(Codecs, codec, providers.Callable(codecs))
+    read_memory = providers.Singleton(_read_memory, settings)
     segments = providers.Singleton(
         plugged,
         "segments",
         settings.provided.plugins,
         providers.Factory(
-            DiskSegmentStore.open, home.provided.segments, home.provided.quarantine
+            DiskSegmentStore.open,
+            home.provided.segments,
+            home.provided.quarantine,
+            memory=read_memory,
         ).provider,
         providers.List(home.provided.path),
     )
@@ -146,6 +161,7 @@ class Container(containers.DeclarativeContainer):
         memory=settings.provided.memory_budget,
         disk=settings.provided.disk_cap,
         disk_floor=settings.provided.disk_floor,
+        reading=providers.Callable(_reading, settings.provided.memory_budget),
     )
     limits = providers.Factory(_limits, settings)
     assembly = providers.Factory(

@@ -19,6 +19,7 @@ from agentcache.adapters.disk.segments import DiskSegmentStore
 from agentcache.domain.errors import SegmentCorrupt, SegmentMissing, SegmentUnusable, StoreFull
 from agentcache.domain.segment import Segment
 from agentcache.domain.tokens import tokens
+from agentcache.mapped_memory import MappedMemory
 from agentcache.ports.payload import Payload, Tensor
 from agentcache.testing import strategies
 from agentcache.testing.segment_store import a_payload, a_segment, content
@@ -122,6 +123,38 @@ def test_a_wrong_bit_in_any_block_of_a_large_file_is_found_by_any_number_of_thre
             store.read(segment)
         flip(path, position)
     store.close()
+
+
+def test_what_is_read_lies_in_memory_that_is_used_again_and_not_before_it_is_let_go(tmp_path):
+    memory = MappedMemory.of(64 << 20, reserve=16 << 20)
+    store = DiskSegmentStore.open(tmp_path / "s", tmp_path / "q", helpers=0, memory=memory)
+    payloads = [a_payload(500 + n, width=1250) for n in range(3)]
+    segments = [a_segment(payload) for payload in payloads]
+    for segment, payload in zip(segments, payloads, strict=True):
+        store.put(segment, payload)
+    while memory.prepare():
+        pass
+    before = memory.spare
+    first = store.read(segments[0])
+    assert memory.spare <= before - first.nbytes
+    second = store.read(segments[1])
+    del first
+    third = store.read(segments[2])
+    assert content(second) == content(payloads[1])
+    assert content(third) == content(payloads[2])
+    memory.check_integrity()
+    del second, third
+    memory.settle()
+    assert memory.spare == before
+    store.close()
+
+
+def test_memory_is_made_ready_when_something_was_put(tmp_path):
+    memory = MappedMemory.of(64 << 20)
+    store = DiskSegmentStore.open(tmp_path / "s", tmp_path / "q", memory=memory)
+    store.put(SEGMENT, PAYLOAD)
+    store.close()
+    assert memory.spare > 0
 
 
 def flip(path: Path, position: int) -> None:

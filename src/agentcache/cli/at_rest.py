@@ -17,6 +17,7 @@ from agentcache.domain.errors import ModelError
 from agentcache.domain.plan import StepPlan, StepResult
 from agentcache.domain.session import DEFAULT_TENANT
 from agentcache.domain.spec import CacheSpec
+from agentcache.mapped_memory import MappedMemory
 from agentcache.ports.engine import ModelCard
 from agentcache.ports.model_source import ModelFolder
 from agentcache.ports.portable import Origin
@@ -102,6 +103,7 @@ def at_rest(settings: Settings, arriving: Path | None = None) -> Iterator[Contai
     container.settings.override(settings)
     with container.home():
         container.progress.override(partial(_refuse_fetching, settings.model))
+        container.read_memory.override(MappedMemory.plain())  # nobody comes back here
         late = LateTokenizer(partial(open_tokenizer, container.model(), settings))
         card = _card(container.sessions(), container.model(), container.codecs().names, arriving)
         container.load_engine.override(UnloadedEngine(card))

@@ -16,12 +16,14 @@ from agentcache.adapters.disk.files import write_durably
 from agentcache.adapters.disk.segment_header import MAX_HEADER, Header, build, parse
 from agentcache.domain.errors import SegmentCorrupt, SegmentMissing, SegmentUnusable
 from agentcache.domain.segment import Segment
+from agentcache.mapped_memory import MappedMemory
 from agentcache.ports.payload import Payload, Tensor
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _BAD = {errno.ELOOP, errno.EISDIR, errno.EIO, errno.ENXIO, errno.EMLINK}
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SHARE = 8 << 20
+_PLAIN = MappedMemory.plain()
 
 
 @frozen
@@ -39,8 +41,13 @@ def write_segment(path: Path, segment: Segment, payload: Payload) -> int:
     return len(head) + payload.nbytes
 
 
-def read_segment(path: Path, segment: Segment, helpers: Helpers | None = None) -> Payload:
-    """Read `path` into one buffer, every byte and every claim of it verified.
+def read_segment(
+    path: Path,
+    segment: Segment,
+    helpers: Helpers | None = None,
+    memory: MappedMemory | None = None,
+) -> Payload:
+    """Read `path` into one buffer of `memory`, every byte and every claim of it verified.
 
     Raises SegmentMissing, SegmentCorrupt, or SegmentUnusable when it cannot be read just now.
     """
@@ -48,7 +55,7 @@ def read_segment(path: Path, segment: Segment, helpers: Helpers | None = None) -
         fd = os.open(path, _OPEN)
         try:
             header = _read_header(fd, segment)
-            data = np.empty(header.nbytes, np.uint8).data
+            data = (memory or _PLAIN).empty((header.nbytes,), np.dtype(np.uint8)).data
             digests = _read_blocks(fd, header, data, helpers)
         finally:
             os.close(fd)

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import define, field
@@ -20,6 +21,7 @@ from agentcache.adapters.disk.quarantine import Quarantine
 from agentcache.adapters.disk.segment_file import Helpers, read_segment, write_segment
 from agentcache.domain.errors import HomeError, IntegrityError
 from agentcache.domain.segment import Segment
+from agentcache.mapped_memory import MappedMemory
 from agentcache.ports.payload import Payload
 from agentcache.ports.segment_store import require_match
 
@@ -34,14 +36,16 @@ _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]+{re.escape(TEMPORARY)}")
 class DiskSegmentStore:
     """A SegmentStore in `folder`, which one process owns (`Home`).
 
-    `helpers` threads help with reading a large file. Bytes are counted when the store is opened,
-    leftovers among them, and with every change from then on.
+    `helpers` threads help with reading a large file, into memory that one of them has made ready
+    since something was put. Bytes are counted when the store is opened, leftovers among them, and
+    with every change from then on.
     """
 
     folder: Path
     _quarantine: Quarantine
     _bytes: int
     _helpers: Helpers | None = field(default=None)
+    _memory: MappedMemory = field(factory=MappedMemory.plain)
 
     @classmethod
     def open(
@@ -50,8 +54,12 @@ class DiskSegmentStore:
         quarantine: Path,
         quarantine_bytes: int = QUARANTINE_BYTES,
         helpers: int = 1,
+        memory: MappedMemory | None = None,
     ) -> "DiskSegmentStore":
-        """The store in `folder`, made if it is not there. Raises HomeError."""
+        """The store in `folder`, made if it is not there; what is read lies in `memory`.
+
+        Raises HomeError.
+        """
         try:
             make_folder(folder)
             make_folder(quarantine)
@@ -65,7 +73,9 @@ class DiskSegmentStore:
                 "Give a directory that you may write to (--home, AGENTCACHE_HOME)",
             ) from error
         threads = Helpers(ThreadPoolExecutor(helpers, "segment-read"), helpers) if helpers else None
-        return cls(folder, aside, taken, threads)
+        store = cls(folder, aside, taken, threads, memory or MappedMemory.plain())
+        store._make_ready()
+        return store
 
     def put(self, segment: Segment, payload: Payload) -> int:
         """Keep `payload` durably; return its file's size."""
@@ -78,10 +88,11 @@ class DiskSegmentStore:
                 return write_segment(path, segment, payload)
             finally:
                 self._bytes += _taken(path) - before
+                self._make_ready()
 
     def read(self, segment: Segment) -> Payload:
         """The payload of `segment`, verified."""
-        return read_segment(self._path(segment.key), segment, self._helpers)
+        return read_segment(self._path(segment.key), segment, self._helpers, self._memory)
 
     def delete(self, key: bytes) -> None:
         """Remove the payload's file; no error when there is none."""
@@ -118,6 +129,12 @@ class DiskSegmentStore:
         if self._helpers:
             self._helpers.pool.shutdown()
 
+    def _make_ready(self) -> None:
+        """A turn is over: a moment to make memory ready for the next who come back."""
+        self._memory.settle()
+        if self._helpers and self._memory.reserve:
+            self._helpers.pool.submit(_prepare, self._memory, self._helpers.pool)
+
     def _path(self, key: bytes) -> Path:
         name = key.hex()
         return self.folder / name[:2] / f"{name}{SUFFIX}"
@@ -126,6 +143,13 @@ class DiskSegmentStore:
         taken = size(path)
         if remove(path):
             self._bytes -= taken
+
+
+def _prepare(memory: MappedMemory, pool: Executor) -> None:
+    """A step at a time, so that nobody who reads waits for the pool."""
+    if memory.prepare():
+        with suppress(RuntimeError):  # the store is closed
+            pool.submit(_prepare, memory, pool)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -10,8 +10,8 @@ from mlx_lm.models.cache import create_attention_mask
 
 from agentcache.adapters.mlx.handles import Buffer, BufferHandle, Mask
 from agentcache.adapters.mlx.live import Undo
-from agentcache.adapters.mlx.row_memory import RowMemory
 from agentcache.domain.spec import CacheSpec, LayerKind
+from agentcache.mapped_memory import MappedMemory
 from agentcache.ports.rows import Rows
 
 
@@ -68,7 +68,7 @@ class BufferCache:
     spec: CacheSpec
     capacity: int
     _buffers: dict[str, Buffer]
-    _memory: RowMemory
+    _memory: MappedMemory
     leaves: Sequence[BufferLeaf] = field(init=False)
 
     @leaves.default
@@ -76,7 +76,7 @@ class BufferCache:
         return _leaves(self.spec, self._buffers, 0)
 
     @classmethod
-    def of(cls, spec: CacheSpec, capacity: int, memory: RowMemory) -> "BufferCache":
+    def of(cls, spec: CacheSpec, capacity: int, memory: MappedMemory) -> "BufferCache":
         """An empty cache in `memory`. Raises MemoryError when there is no room."""
         return cls(spec, capacity, _buffers(spec, capacity, memory), memory)
 
@@ -145,11 +145,11 @@ class BufferCache:
         return {role: buffer[:, :, start:stop] for role, buffer in self._buffers.items()}
 
 
-def _buffers(spec: CacheSpec, capacity: int, memory: RowMemory) -> dict[str, Buffer]:
+def _buffers(spec: CacheSpec, capacity: int, memory: MappedMemory) -> dict[str, Buffer]:
     if spec.dtype != "float32":
         raise ValueError(f"rows in numpy buffers are float32, not {spec.dtype}")
     return {
-        role: memory.empty((len(group.layers), group.heads, capacity, dim))
+        role: memory.empty((len(group.layers), group.heads, capacity, dim), np.dtype(np.float32))
         for group in spec.groups_of(LayerKind.FULL)
         for role, dim in group.roles()
     }

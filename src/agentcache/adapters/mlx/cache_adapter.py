@@ -10,7 +10,6 @@ from agentcache.adapters.mlx.arrays import ArrayCache
 from agentcache.adapters.mlx.buffers import BufferCache
 from agentcache.adapters.mlx.live import LiveCache, Part
 from agentcache.adapters.mlx.ragged import LatentRaggedLeaf, RaggedLeaf
-from agentcache.adapters.mlx.row_memory import RowMemory
 from agentcache.adapters.mlx.spec import LanguageModel, leaves, with_leaves
 from agentcache.adapters.mlx.states import StateBatch, States
 from agentcache.adapters.mlx.whole import Wholes
@@ -23,6 +22,7 @@ from agentcache.adapters.mlx.window_leaf import (
 )
 from agentcache.adapters.mlx.windows import Windows
 from agentcache.domain.spec import CacheSpec, LayerKind
+from agentcache.mapped_memory import MappedMemory
 
 
 class ModelCache(list[object]):
@@ -54,7 +54,7 @@ class MLXCacheAdapter:
     shape: Sequence[object]
     in_buffers: bool
     latent: bool = False
-    memory: RowMemory = field(factory=RowMemory.plain)
+    memory: MappedMemory = field(factory=MappedMemory.plain)
     _unfilled: Sequence[object] = field(init=False)
 
     @_unfilled.default

@@ -13,7 +13,6 @@ from agentcache.adapters.mlx import blas, cpu, handles
 from agentcache.adapters.mlx.fitting import Batching, Fitted, Found, as_found, fitted, told
 from agentcache.adapters.mlx.loading import load_folder
 from agentcache.adapters.mlx.probe_memory import ProbeMemory
-from agentcache.adapters.mlx.row_memory import RowMemory
 from agentcache.adapters.mlx.runner import LiveSequence, Runner, Running
 from agentcache.adapters.mlx.spec import LanguageModel
 from agentcache.domain.errors import IntegrityError
@@ -26,6 +25,7 @@ from agentcache.domain.plan import (
     StepResult,
 )
 from agentcache.domain.trace import Top
+from agentcache.mapped_memory import MappedMemory
 from agentcache.ports.engine import ModelCard
 from agentcache.ports.rows import Rows
 
@@ -92,7 +92,7 @@ class MLXEngine:
         fit = _fitted(loaded.model, name, on_cpu, memory)
         adapter, report = fit.adapter, fit.found
         if adapter.in_buffers:
-            adapter = evolve(adapter, memory=RowMemory.of(row_bytes))
+            adapter = evolve(adapter, memory=MappedMemory.of(row_bytes))
         card = ModelCard(
             name=name,
             digest=digest,
@@ -118,7 +118,7 @@ class MLXEngine:
         return self._loaded.adapter.in_buffers
 
     @property
-    def memory(self) -> RowMemory:
+    def memory(self) -> MappedMemory:
         """Where the buffers lie."""
         return self._loaded.adapter.memory
 

@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentcache import mapped_memory
 from agentcache.adapters.mlx import blas
 from agentcache.domain.plan import PrefillChunk
 from agentcache.domain.tokens import tokens
+from agentcache.mapped_memory import MappedMemory
 from agentcache.testing.driving import GREEDY, Driver
 from tests.tiny_models import tiny_llama
 
 blas.load()
 
 from agentcache.adapters.mlx.engine import MLXEngine  # noqa: E402
-from agentcache.adapters.mlx.row_memory import RowMemory  # noqa: E402
 
 MB = 1 << 20
+F32 = np.dtype(np.float32)
 PROMPT = [7 * n % 250 + 3 for n in range(60)]
 
 
@@ -37,35 +39,35 @@ def _faults(work: Callable[[], object]) -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 
 
-def _ready(memory: RowMemory, held: int = 0) -> None:
+def _ready(memory: MappedMemory, held: int = 0) -> None:
     while memory.prepare(held):
         memory.check_integrity()
 
 
 def test_memory_that_came_back_is_written_to_without_a_page_fault() -> None:
-    memory = RowMemory.of(256 * MB)
-    buffer = memory.empty(_floats(16 * MB))
+    memory = MappedMemory.of(256 * MB)
+    buffer = memory.empty(_floats(16 * MB), F32)
     assert _faults(partial(buffer.fill, 1)) >= 8
     del buffer
-    again = memory.empty(_floats(16 * MB))
+    again = memory.empty(_floats(16 * MB), F32)
     assert _faults(partial(again.fill, 2)) < 8
 
 
 def test_memory_that_was_made_ready_is_written_to_without_a_page_fault() -> None:
-    memory = RowMemory.of(256 * MB)
+    memory = MappedMemory.of(256 * MB)
     _ready(memory)
-    buffer = memory.empty(_floats(16 * MB))
+    buffer = memory.empty(_floats(16 * MB), F32)
     assert _faults(partial(buffer.fill, 1)) < 8
 
 
 def test_no_more_is_made_ready_than_the_reserve() -> None:
-    memory = RowMemory.of(80 * MB)
+    memory = MappedMemory.of(80 * MB)
     _ready(memory)
     assert memory.spare == memory.reserve == 10 * MB
 
 
 def test_nothing_is_kept_beyond_what_live_rows_leave() -> None:
-    memory = RowMemory.of(80 * MB)
+    memory = MappedMemory.of(80 * MB)
     _ready(memory)
     memory.settle(held=77 * MB)
     assert memory.spare == 3 * MB
@@ -75,24 +77,24 @@ def test_nothing_is_kept_beyond_what_live_rows_leave() -> None:
 
 
 def test_what_is_beyond_the_reserve_goes_back_to_the_system() -> None:
-    memory = RowMemory.of(80 * MB)
-    buffer = memory.empty(_floats(40 * MB))
+    memory = MappedMemory.of(80 * MB)
+    buffer = memory.empty(_floats(40 * MB), F32)
     buffer.fill(1)
     del buffer
     memory.settle(held=0)
     assert memory.spare == memory.reserve
-    again = memory.empty(_floats(40 * MB))
+    again = memory.empty(_floats(40 * MB), F32)
     assert _faults(partial(again.fill, 1)) >= 10
 
 
 def test_memory_is_not_lent_again_while_a_view_lies_in_it() -> None:
-    memory = RowMemory.of(64 * MB)
-    buffer = memory.empty((4, MB))
+    memory = MappedMemory.of(64 * MB)
+    buffer = memory.empty((4, MB), F32)
     buffer.fill(1)
     view = buffer[1:2, 10:]
     del buffer
     gc.collect()
-    other = memory.empty((4, MB))
+    other = memory.empty((4, MB), F32)
     other.fill(2)
     assert not np.shares_memory(view, other)
     assert (view == 1).all()
@@ -100,18 +102,18 @@ def test_memory_is_not_lent_again_while_a_view_lies_in_it() -> None:
 
 
 def test_a_loan_may_end_on_another_thread() -> None:
-    memory = RowMemory.of(64 * MB)
-    buffers = [memory.empty(_floats(8 * MB))]
+    memory = MappedMemory.of(64 * MB)
+    buffers = [memory.empty(_floats(8 * MB), F32)]
     place = buffers[0].ctypes.data
     other = threading.Thread(target=buffers.clear)
     other.start()
     other.join()
-    assert memory.empty(_floats(8 * MB)).ctypes.data == place
+    assert memory.empty(_floats(8 * MB), F32).ctypes.data == place
 
 
-@pytest.mark.parametrize("memory", [RowMemory.plain(), RowMemory.of(0)])
-def test_without_a_budget_buffers_come_from_numpy(memory: RowMemory) -> None:
-    buffer = memory.empty((3, MB))
+@pytest.mark.parametrize("memory", [MappedMemory.plain(), MappedMemory.of(0)])
+def test_without_a_budget_buffers_come_from_numpy(memory: MappedMemory) -> None:
+    buffer = memory.empty((3, MB), F32)
     buffer.fill(1)
     assert buffer.flags.owndata
     assert not memory.prepare(0)
@@ -119,10 +121,19 @@ def test_without_a_budget_buffers_come_from_numpy(memory: RowMemory) -> None:
     memory.check_integrity()
 
 
+def test_where_the_system_sets_memory_aside_for_addresses_buffers_come_from_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = tmp_path / "overcommit_memory"
+    never.write_text("2\n")
+    monkeypatch.setattr(mapped_memory, "_OVERCOMMIT", never)
+    assert MappedMemory.of(64 * MB).empty((3, MB), F32).flags.owndata
+
+
 def test_where_no_addresses_are_left_buffers_come_from_numpy() -> None:
-    memory = RowMemory.of(16 * MB)
-    first = memory.empty(_floats(24 * MB))
-    second = memory.empty(_floats(24 * MB))
+    memory = MappedMemory.of(16 * MB)
+    first = memory.empty(_floats(24 * MB), F32)
+    second = memory.empty(_floats(24 * MB), F32)
     second.fill(2)
     first.fill(1)
     assert (second == 2).all()
@@ -133,11 +144,11 @@ def test_where_no_addresses_are_left_buffers_come_from_numpy() -> None:
 def test_buffers_keep_their_values_and_bounds_hold_whatever_comes_and_goes(
     actions: list[tuple[str, int]],
 ) -> None:
-    memory, live = RowMemory.of(32 * MB), list[tuple[int, np.ndarray]]()
+    memory, live = MappedMemory.of(32 * MB), list[tuple[int, np.ndarray]]()
     for number, (action, size) in enumerate(actions):
         held = sum(buffer.nbytes for _, buffer in live)
         if action in "take":
-            buffer = memory.empty((size + 1, MB // 4))
+            buffer = memory.empty((size + 1, MB // 4), F32)
             buffer[:, ::4096] = number
             live.append((number, buffer))
         elif action in "drop" and live:
