@@ -42,7 +42,7 @@ from agentcache.adapters.http.edge import Edge
 from agentcache.adapters.http.errors import reported_to_anthropic
 from agentcache.adapters.http.hearing import Answer, Likely, heard_out
 from agentcache.adapters.http.models import require_model
-from agentcache.adapters.http.sse import on_one_line
+from agentcache.adapters.http.sse import TEXT, Template, on_one_line
 from agentcache.adapters.http.telling import tell
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.events import Admitted, Ended
@@ -151,6 +151,8 @@ class _Events:
         return _frame(MessageStart(self._told.message((), None, None, begun))) + self.pause()
 
     def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        if len(pieces) == 1 and isinstance(piece := pieces[0], Text) and self._blocks.more_text:
+            return self._blocks.more_text.filled(piece.text)  # as nearly always
         return b"".join([_frame(event) for piece in pieces for event in self._blocks.tell(piece)])
 
     def pause(self) -> bytes:
@@ -168,9 +170,13 @@ class _Events:
 
 @define(eq=False)
 class _Blocks:
-    """The content blocks of a stream: one after another, each closed before the next begins."""
+    """The content blocks of a stream: one after another, each closed before the next begins.
+
+    `more_text` makes the events of a text that is open.
+    """
 
     thoughts: bool
+    more_text: Template | None = field(default=None, init=False)
     called: bool = field(default=False, init=False)
     _index: int = field(default=-1, init=False)
     _open: type[Text] | type[Thought] | None = field(default=None, init=False)
@@ -195,7 +201,7 @@ class _Blocks:
             self._thought = ""
         if self._open is not None:
             yield BlockStop(self._index)
-        self._open = None
+        self._open = self.more_text = None
 
     def _begin(
         self, kind: type[Text] | type[Thought], block: ContentBlock
@@ -205,6 +211,11 @@ class _Blocks:
             self._index += 1
             self._open = kind
             yield BlockStart(self._index, block)
+            if kind is Text:
+                self.more_text = Template.of(self._text_frame, TEXT)
+
+    def _text_frame(self, text: str) -> bytes:
+        return _frame(BlockDelta(self._index, TextDelta(text)))
 
     def _call(self, piece: Call) -> Iterator[StreamEvent]:
         yield from self.close()

@@ -30,7 +30,7 @@ from agentcache.adapters.http.openai_types import (
     PromptDetails,
     Usage,
 )
-from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, data
+from agentcache.adapters.http.sse import DONE, KEEP_ALIVE, TEXT, Template, data
 from agentcache.adapters.http.telling import tell
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import ToolCall
@@ -110,13 +110,20 @@ class _Chunks:
 
     _answer: _Answer
     _called: bool = False
+    _said: Template = field(init=False)
+
+    @_said.default
+    def _more_text(self) -> Template:
+        return Template.of(lambda text: self._answer.chunk(ChunkChoice(_delta(Text(text)))), TEXT)
 
     def begin(self) -> bytes:
         return self._answer.chunk(ChunkChoice(DeltaMessage(role="assistant", content="")))
 
     def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
         """A chunk for each piece; log-probabilities come with the first one."""
-        chunks, told = b"", self._answer.logprobs(likely) if likely else None
+        if not likely and len(pieces) == 1 and isinstance(pieces[0], Text):  # as nearly always
+            return self._said.filled(pieces[0].text)
+        chunks, told = b"", self._answer.logprobs(likely)
         for piece in pieces or (Text(""),):
             self._called = self._called or isinstance(piece, Call)
             chunks += self._answer.chunk(ChunkChoice(_delta(piece), logprobs=told))

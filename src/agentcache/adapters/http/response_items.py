@@ -1,7 +1,7 @@
 """The output of a response: items one after another, each done before the next one begins."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 
@@ -26,9 +26,20 @@ from agentcache.adapters.http.responses_types import (
     StreamEvent,
     TextDone,
 )
+from agentcache.adapters.http.sse import NUMBER, TEXT, Template, on_one_line
 from agentcache.domain.answer import Call, Piece, Text, Thought
 from agentcache.domain.conversation import Message
 from agentcache.domain.request import Finish
+
+
+def frame(event: StreamEvent) -> bytes:
+    """`event` as it is sent."""
+    return b"event: " + event.type.encode() + b"\ndata: " + on_one_line(event) + b"\n\n"
+
+
+def frames(events: Iterable[StreamEvent]) -> bytes:
+    """All `events` as they are sent."""
+    return b"".join(map(frame, events))
 
 
 @define(eq=False)
@@ -47,6 +58,19 @@ class Items:
     _open: str = field(default="", init=False)  # "text", "thought" or nothing
     _said: str = field(default="", init=False)
     _likely: tuple[SaidToken, ...] = field(default=(), init=False)
+    _more_text: Template | None = field(default=None, init=False)  # of the text that is open
+
+    def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
+        """The events of what came since the last time, as they are sent."""
+        piece = pieces[0] if len(pieces) == 1 and not likely else None
+        if isinstance(piece, Text) and self._more_text is not None:  # as nearly always
+            self._said += piece.text
+            return self._more_text.filled(next(self.numbers), piece.text)
+        told = b""
+        for piece in pieces:
+            told += frames(self.tell(piece, likely))
+            likely = ()
+        return told
 
     def tell(self, piece: Piece, likely: Likely) -> Iterator[StreamEvent]:
         """The events of one more piece."""
@@ -77,7 +101,7 @@ class Items:
         yield PartEvent("response.content_part.done", done(), name, at, 0, part)
         item = self._item(status, (part,))
         yield ItemEvent("response.output_item.done", done(), at, item)
-        self.done, self._open = (*self.done, item), ""
+        self.done, self._open, self._more_text = (*self.done, item), "", None
 
     def _begin(self, kind: str) -> Iterator[StreamEvent]:
         self._open, self._said, self._likely = kind, "", ()
@@ -86,14 +110,22 @@ class Items:
         yield ItemEvent("response.output_item.added", number(), at, item)
         part = self._part("")
         yield PartEvent("response.content_part.added", number(), self._id, at, 0, part)
+        if kind == "text":
+            self._more_text = Template.of(
+                lambda number, text: frame(self._more_of_text(number, text, ())), NUMBER, TEXT
+            )
 
     def _delta(self, text: str, likely: tuple[SaidToken, ...]) -> StreamEvent:
-        number, at = next(self.numbers), len(self.done)
+        number = next(self.numbers)
         if self._open == "thought":
             kind = "response.reasoning_text.delta"
-            return DeltaEvent(kind, number, self._id, at, 0, text)
+            return DeltaEvent(kind, number, self._id, len(self.done), 0, text)
         self._likely += likely
-        return DeltaEvent("response.output_text.delta", number, self._id, at, 0, text, likely)
+        return self._more_of_text(number, text, likely)
+
+    def _more_of_text(self, number: int, text: str, likely: tuple[SaidToken, ...]) -> StreamEvent:
+        kind, at = "response.output_text.delta", len(self.done)
+        return DeltaEvent(kind, number, self._id, at, 0, text, likely)
 
     def _call(self, piece: Call) -> Iterator[StreamEvent]:
         number, at, call = partial(next, self.numbers), len(self.done), piece.call

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from attrs import define, field, frozen
@@ -15,7 +15,7 @@ from agentcache.adapters.http.errors import reported
 from agentcache.adapters.http.gate import access_of
 from agentcache.adapters.http.hearing import Likely, heard_out
 from agentcache.adapters.http.models import require_model
-from agentcache.adapters.http.response_items import Items, item_status, output_of
+from agentcache.adapters.http.response_items import Items, frame, frames, item_status, output_of
 from agentcache.adapters.http.responses_ask import asked
 from agentcache.adapters.http.responses_note import asked_of, recalled
 from agentcache.adapters.http.responses_types import (
@@ -30,10 +30,8 @@ from agentcache.adapters.http.responses_types import (
     ResponseEvent,
     ResponsesRequest,
     ResponseStatus,
-    StreamEvent,
     Usage,
 )
-from agentcache.adapters.http.sse import on_one_line
 from agentcache.adapters.http.telling import tell
 from agentcache.adapters.http.wishes import with_wishes
 from agentcache.agent_view import StoredAnswer
@@ -153,29 +151,25 @@ class _Events:
         return Items(self._told.turn.id, self._told.piece)
 
     def begin(self) -> bytes:
-        return _frame(self._event("response.created", self._begun)) + self.pause()
+        return frame(self._event("response.created", self._begun)) + self.pause()
 
     def more(self, pieces: Sequence[Piece], likely: Likely) -> bytes:
-        told = b""
-        for piece in pieces:
-            told += _frames(self._items.tell(piece, likely))
-            likely = ()
-        return told
+        return self._items.more(pieces, likely)
 
     def pause(self) -> bytes:
         """Clients' timers are reset by events alone, not by comments."""
-        return _frame(self._event("response.in_progress", self._begun))
+        return frame(self._event("response.in_progress", self._begun))
 
     def end(self, ended: Ended) -> bytes:
-        closed = _frames(self._items.close(item_status(ended.finish)))
+        closed = frames(self._items.close(item_status(ended.finish)))
         done = self._told.done(ended, self._items)
-        return closed + _frame(self._event(f"response.{done.status}", done))
+        return closed + frame(self._event(f"response.{done.status}", done))
 
     def fail(self, error: Exception) -> bytes:
         problem = reported(error).error
         code = problem.code or problem.type
         number = next(self._items.numbers)
-        return _frame(ErrorEvent(number, problem.message, code, problem.param))
+        return frame(ErrorEvent(number, problem.message, code, problem.param))
 
     def _event(self, kind: str, response: Response) -> ResponseEvent:
         return ResponseEvent(kind, next(self._items.numbers), response)
@@ -220,14 +214,6 @@ def _usage(turn: Ended | Outcome, thought: str, text: str) -> Usage:
         OutputDetails(thoughts),
         turn.prompt + turn.completion,
     )
-
-
-def _frames(events: Iterable[StreamEvent]) -> bytes:
-    return b"".join(map(_frame, events))
-
-
-def _frame(event: StreamEvent) -> bytes:
-    return b"event: " + event.type.encode() + b"\ndata: " + on_one_line(event) + b"\n\n"
 
 
 def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> HttpResponse:

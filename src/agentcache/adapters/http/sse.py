@@ -1,10 +1,13 @@
 """Server-sent events: a turn's events as a stream that keeps alive and ends with its client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from typing import Self
+from uuid import uuid4
 
 import msgspec
+from attrs import frozen
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +19,7 @@ from agentcache.service import RunningTurn
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
+TEXT, NUMBER = uuid4().hex, uuid4().int >> 75  # no client can have put these into an event
 _LINE_ENDS = {
     character.encode(): b"\\u%04x" % ord(character) for character in ("\u0085", "\u2028", "\u2029")
 }
@@ -26,13 +30,40 @@ def data(value: msgspec.Struct) -> bytes:
     return b"data: " + on_one_line(value) + b"\n\n"
 
 
-def on_one_line(value: msgspec.Struct) -> bytes:
+def on_one_line(value: msgspec.Struct | str | int) -> bytes:
     """`value` as JSON without what some clients take for the end of a line: it is escaped."""
     encoded = _encode(value)
     if not encoded.isascii():
         for character, escaped in _LINE_ENDS.items():
             encoded = encoded.replace(character, escaped)
     return encoded
+
+
+@frozen
+class Template:
+    """An event in which nothing but a text and a number changes: all the rest is made once.
+
+    JSON is quickly made, but less code and fewer objects stay longer in a processor's caches, which
+    a model empties between two tokens.
+    """
+
+    pieces: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, event: Callable[..., bytes], *gaps: str | int) -> Self:
+        """`event` makes an event of values, which it has in the order of `gaps`: TEXT, NUMBER."""
+        rest, pieces = event(*gaps), []
+        for gap in gaps:
+            piece, rest = rest.split(_encode(gap))
+            pieces.append(piece)
+        return cls((*pieces, rest))
+
+    def filled(self, *values: str | int) -> bytes:
+        """The event with these values."""
+        told = self.pieces[0]
+        for value, piece in zip(values, self.pieces[1:], strict=True):
+            told += on_one_line(value) + piece
+        return told
 
 
 class TurnStream(StreamingResponse):
