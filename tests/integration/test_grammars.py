@@ -197,6 +197,7 @@ def test_numbers_of_any_size_and_length_cannot(number: str) -> None:
         ({"type": "string"}, "9" * 400),
         ({"type": "string", "pattern": "^[0-9a-f]*$"}, "11e9999"),
         ({"type": "string", "pattern": "^[0-9e]{6}$"}, "1e9999"),
+        ({"type": "string", "pattern": "^a [0-9e]{5}$"}, "a 1e999"),
     ],
 )
 def test_texts_that_look_like_numbers_can_be_said(schema: object, text: str) -> None:
