@@ -8,7 +8,7 @@ and takes the notices that are due (`take_notices`).
 from attrs import define, field
 
 from agentcache.domain.canaries import Canaries
-from agentcache.domain.errors import AgentCacheError, IntegrityError, Overloaded, TurnCancelled
+from agentcache.domain.errors import AgentCacheError, IntegrityError, TurnCancelled
 from agentcache.domain.flights import Flights
 from agentcache.domain.growing import is_full, make_room
 from agentcache.domain.hot import HotTier
@@ -16,6 +16,7 @@ from agentcache.domain.lineage import Lineage
 from agentcache.domain.notices import Limits, Notice, Placed, Preempted, Refused, Stuck, Token
 from agentcache.domain.pacing import Pace
 from agentcache.domain.parking import due_parks, is_exportable, park_to
+from agentcache.domain.patience import Patience
 from agentcache.domain.placing import place, prefix_is_coming
 from agentcache.domain.plan import (
     Found,
@@ -62,7 +63,7 @@ class Planner:
     _running: dict[int, Turn] = field(factory=dict, init=False)
     _flights: Flights = field(init=False)
     _numbers: int = field(default=0, init=False)
-    _turn_seconds: float = field(default=1.0, init=False)
+    _patience: Patience = field(factory=Patience, init=False)
     _stirred: bool = field(default=False, init=False)
 
     @pace.default
@@ -109,8 +110,7 @@ class Planner:
     def check_queue(self) -> None:
         """Raise Overloaded while as many turns wait as may. For any thread."""
         if (waiting := len(self._queue)) >= self.limits.queue:
-            problem = f"{waiting} turns are waiting already"
-            raise Overloaded(problem, self._retry_after(), "queue_full")
+            raise self._patience.full(waiting, len(self.turns) / self.limits.batch)
 
     def fetched(self, number: int) -> None:
         """What the turn's `Start` asked for is restored."""
@@ -181,7 +181,7 @@ class Planner:
         sequence = turn.live
         turn.sequence = None
         self._forget(turn)
-        self._turn_seconds += 0.1 * (now - turn.placed_at - self._turn_seconds)
+        self._patience.learn(now - turn.placed_at)
         usable = turn.finish is not Finish.FAILED and is_exportable(sequence, self.lineage.spec)
         self.hot.rest(sequence, owner if usable else None)
 
@@ -341,11 +341,9 @@ class Planner:
 
     def _expire(self, now: float) -> None:
         for turn in self._queue.take_late(now):
-            waited = f"no place became free in {now - turn.arrived:.0f} s"
-            self._refuse(turn, Overloaded(waited, self._retry_after(), "queue_timeout"))
-
-    def _retry_after(self) -> float:
-        return min(60.0, max(1.0, len(self.turns) / self.limits.batch * self._turn_seconds))
+            self._refuse(
+                turn, self._patience.late(now - turn.arrived, len(self.turns) / self.limits.batch)
+            )
 
     # -- the parts of a plan -----------------------------------------------------------------
 
