@@ -197,8 +197,9 @@ def _said(
 
     A `raw` prompt's `text` has been told as what goes on after `before`.
     """
-    pieces = _pieces(tokenizer, sampled)
-    going_on = _pieces(tokenizer, sampled, before)
+    pieces = going_on = _pieces(tokenizer, sampled)
+    if any(span.kind is SpanKind.CONTENT and span.ids for span in before):
+        going_on = _pieces(tokenizer, sampled, before)
     if raw:
         pieces = going_on
     elif _joined(going_on) == " " + _joined(pieces):
