@@ -7,7 +7,7 @@ import pytest
 from agentcache.domain.plan import StepPlan
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec
-from agentcache.domain.turn import TurnState
+from agentcache.domain.turn import SEGMENT_ROWS, TurnState
 from tests.unit.domain_strategies import FULL, STATE, WINDOW
 from tests.unit.simulated_driver import (
     chunks,
@@ -180,3 +180,14 @@ def test_state_past_a_stop_sequence_is_not_kept_as_if_it_ended_there() -> None:
     drive.ask(request([1, 2, 3, *said, 5, 6], "ada", body=5, max_tokens=1))
     drive.run()
     assert drive.told[2].placed[0].cached == 2
+
+
+@pytest.mark.parametrize("spec", [FULL, WINDOW, STATE])
+def test_a_turn_on_rows_in_doubt_goes_on_past_every_cut_and_keeps_nothing(spec: CacheSpec) -> None:
+    drive = drive_of(spec)
+    turn = drive.ask(request([1], max_tokens=SEGMENT_ROWS + 100))
+    until(drive, turn, TurnState.DECODING)
+    turn.live.sound = False
+    drive.run()
+    assert len(drive.told[1].tokens) == SEGMENT_ROWS + 100
+    assert not len(drive.planner.lineage)

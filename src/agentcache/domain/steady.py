@@ -62,6 +62,6 @@ def _steps_left(turn: Turn) -> int:
     """For how many more steps `turn` can decode as it stands, if it can decode at all."""
     sequence = turn.live
     left = min(turn.max_tokens - turn.asked, sequence.capacity - sequence.planned)
-    if turn.request.store:
+    if turn.request.store and sequence.sound:
         left = min(left, turn.next_cut(sequence.kept) - sequence.planned)
     return max(0, left)

@@ -59,7 +59,8 @@ def _must_park(turn: Turn) -> bool:
     """Whether a cut is reached that has to be kept before the turn goes on: state and window layers
     are known only at the row where the sequence stands, and others may wait for it.
     """
-    return turn.request.store and turn.next_cut(turn.live.kept) <= turn.live.planned
+    keeps = turn.request.store and turn.live.sound
+    return keeps and turn.next_cut(turn.live.kept) <= turn.live.planned
 
 
 def _can_prefill(turn: Turn) -> bool:
