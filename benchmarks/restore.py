@@ -180,7 +180,7 @@ def main() -> None:
         home = Path(scratch)
         folder = tiny_model(home) if options.quick else default_model()
         engine = MLXEngine.load(
-            folder, b"\1" * 32, folder.name, threads=threads, row_bytes=ROW_BYTES
+            folder, b"\1" * 32, folder.name, threads=threads, memory=MappedMemory.of(ROW_BYTES)
         )
         memory = MappedMemory.of(ROW_BYTES, READY_TO_READ)
         store = DiskSegmentStore.open(home / "segments", home / "quarantine", memory=memory)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
     if name := parse_choices(settings.plugins).get("engine"):
         plugged_in: Engine = made("engine", name, folder, settings)
         return plugged_in
+    memory = MappedMemory.of(Budgets(settings.memory_budget, settings.disk_cap).hot)
+    # Whoever comes first shall find it ready; importing MLX leaves the other cores idle.
+    threading.Thread(target=_make_ready, args=(memory,), name="agentcache-memory").start()
     _load_blas(settings.cpu_path, cache_dir)
     from agentcache.adapters.mlx.engine import BlasThreads, MLXEngine
 
@@ -55,9 +59,14 @@ def open_model(folder: ModelFolder, settings: Settings, cache_dir: Path) -> Engi
         called,
         cpu_path=settings.cpu_path,
         threads=threads,
-        row_bytes=Budgets(settings.memory_budget, settings.disk_cap).hot,
+        memory=memory,
         probes=cache_dir / "probes",
     )
+
+
+def _make_ready(memory: MappedMemory) -> None:
+    while memory.prepare():
+        pass
 
 
 def open_tokenizer(folder: ModelFolder, settings: Settings) -> Tokenizer:

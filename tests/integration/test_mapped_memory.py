@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from agentcache import mapped_memory
 from agentcache.adapters.mlx import blas
+from agentcache.container import open_model
 from agentcache.domain.plan import PrefillChunk
 from agentcache.domain.tokens import tokens
 from agentcache.mapped_memory import MappedMemory
+from agentcache.ports.model_source import ModelFolder
+from agentcache.settings import Settings
 from agentcache.testing.driving import GREEDY, Driver
 from tests.tiny_models import tiny_llama
 
@@ -170,8 +173,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sequence_says_the_same_in_memory_that_another_left(folder: Path) -> None:
     capacity, said = 8192, []
-    for row_bytes in (0, 64 * MB):
-        engine = MLXEngine.load(folder, b"tiny", "tiny", row_bytes=row_bytes)
+    for memory in (None, MappedMemory.of(64 * MB)):
+        engine = MLXEngine.load(folder, b"tiny", "tiny", memory=memory)
         driver = Driver(engine)
         rows = engine.start(1, capacity, capacity)
         places = {array.ctypes.data for array in rows.full.values()}
@@ -181,7 +184,7 @@ def test_a_sequence_says_the_same_in_memory_that_another_left(folder: Path) -> N
         engine.drop(1)
         engine.start(2, capacity)
         kept = engine.export(2, 0, 0).full.values()
-        assert not row_bytes or {array.ctypes.data for array in kept} == places
+        assert memory is None or {array.ctypes.data for array in kept} == places
         chunk = PrefillChunk(2, 0, tokens(PROMPT), GREEDY)
         first = driver.step(chunk).sampled[0].token
         said.append([first, *driver.decode(2, steps=8)[0]])
@@ -189,9 +192,20 @@ def test_a_sequence_says_the_same_in_memory_that_another_left(folder: Path) -> N
     assert said[0] == said[1]
 
 
+def test_memory_is_made_ready_while_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, memory_budget="64MiB")
+    engine = open_model(ModelFolder(str(folder), folder, b"x" * 32), settings, tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "agentcache-memory":
+            thread.join()
+    assert isinstance(engine, MLXEngine)
+    assert engine.memory.spare == engine.memory.reserve > 0
+    engine.close()
+
+
 def test_an_engine_at_rest_holds_no_more_than_its_budget(folder: Path) -> None:
-    engine = MLXEngine.load(folder, b"tiny", "tiny", row_bytes=32 * MB)
-    memory = engine.memory
+    memory = MappedMemory.of(32 * MB)
+    engine = MLXEngine.load(folder, b"tiny", "tiny", memory=memory)
     assert engine.rest()
     while engine.rest():
         pass

@@ -74,25 +74,25 @@ class MLXEngine:
         cpu_path: bool = True,
         threads: BlasThreads | None = None,
         ends: Iterable[int] = (),
-        row_bytes: int = 0,
+        memory: MappedMemory | None = None,
         probes: Path | None = None,
     ) -> "MLXEngine":
         """Load the MLX folder `folder` and find out what its model can do.
 
         `cpu_path` lets numpy do what MLX's CPU backend is slow at; it has no effect elsewhere.
-        Without `threads` the BLAS is left as it is. `ends` are further ids that end a turn. Of the
-        `row_bytes` that live sequences may take, some are kept ready where nobody has them. What is
-        found out is remembered in the folder `probes`, if there is one, until something changes.
+        Without `threads` the BLAS is left as it is. `ends` are further ids that end a turn. Buffers
+        lie in `memory`. What is found out is remembered in the folder `probes`, if there is one,
+        until something changes.
         Raises ModelError when the model cannot be loaded or its caches are not supported.
         """
         loaded = load_folder(folder, name)
         on_cpu = cpu_path and mx.default_device() == mx.cpu
         _install(on_cpu)
-        memory = ProbeMemory(probes, digest, on_cpu) if probes else None
-        fit = _fitted(loaded.model, name, on_cpu, memory)
+        known = ProbeMemory(probes, digest, on_cpu) if probes else None
+        fit = _fitted(loaded.model, name, on_cpu, known)
         adapter, report = fit.adapter, fit.found
-        if adapter.in_buffers:
-            adapter = evolve(adapter, memory=MappedMemory.of(row_bytes))
+        if adapter.in_buffers and memory is not None:
+            adapter = evolve(adapter, memory=memory)
         card = ModelCard(
             name=name,
             digest=digest,
