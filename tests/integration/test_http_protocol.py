@@ -207,3 +207,12 @@ async def test_an_answer_may_take_longer_than_a_head(monkeypatch: pytest.MonkeyP
         await expired.wait()
         service.doors.set()
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_server_that_is_told_to_stop_does_not_wait_until_it_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentcache.adapters.http.server._TICK", 3600.0)
+    async with asyncio.timeout(60), connected() as (reader, writer):
+        writer.write(LIVE + b"\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
