@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -227,5 +228,9 @@ def _request(server: Server, path: str, said: dict[str, Any]) -> bytes:
 
 
 def _answer(connected: socket.socket, request: bytes) -> bytes:
+    """The whole of it: head and body may come in pieces."""
     connected.sendall(request)
-    return connected.recv(4096)
+    answer = HTTPResponse(connected)
+    answer.begin()
+    head = f"HTTP/1.1 {answer.status} {answer.reason}\r\n{answer.headers}".encode()
+    return head + answer.read()
