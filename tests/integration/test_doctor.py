@@ -215,3 +215,6 @@ class TestCommand:
         model = tiny_llama(tmp_path / "tiny", seed=1)
         done = self.run(home, "--model", str(model))
         assert (done.returncode, "caches (full)" in done.stdout) == (0, True)
+        assert "as they were found before" not in done.stdout
+        again = self.run(home, "--model", str(model))
+        assert "as they were found before" in again.stdout
