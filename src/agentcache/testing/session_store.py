@@ -1,6 +1,7 @@
 """What every session store promises."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -40,14 +41,17 @@ class SessionStoreContract:
         raise NotImplementedError("override the fixture `make`")
 
     @pytest.fixture
-    def reopen(self, make: Make, tmp_path: Path) -> Reopen:
+    def reopen(self, make: Make, tmp_path: Path) -> Iterator[Reopen]:
         """Closes a store, and gives it as it is after a restart."""
+        with ExitStack() as opened:
 
-        def restarted(store: SessionStore) -> SessionStore:
-            store.close()
-            return make(tmp_path)
+            def restarted(store: SessionStore) -> SessionStore:
+                store.close()
+                again = make(tmp_path)
+                opened.callback(again.close)
+                return again
 
-        return restarted
+            yield restarted
 
     @pytest.fixture
     def store(self, make: Make, tmp_path: Path) -> Iterator[SessionStore]:
