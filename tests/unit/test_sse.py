@@ -31,7 +31,10 @@ def _numbered(number: int, text: str) -> bytes:
     return _event("said", Numbered(number, text))
 
 
-@pytest.mark.parametrize("text", ["", "so", '"\\\n', "é \N{GRINNING FACE}", ODD, TEXT])
+@pytest.mark.parametrize(
+    "text",
+    ["", "so", '"\\\n', "é \N{GRINNING FACE}", ODD, pytest.param(TEXT, id="the mark itself")],
+)
 def test_a_template_makes_what_would_be_made_of_the_whole_event(text: str) -> None:
     template = Template.of(_numbered, NUMBER, TEXT)
     assert template.filled(7, text) == _numbered(7, text)
