@@ -46,6 +46,7 @@ def test_agents_that_ask_without_a_pause_are_never_run_twice(
             report(tally.summary())
             tally.check(OK)
             assert len(tally.outcomes) == agents * turns
+            assert {"hot", "warm", "cold"} <= {one.tier for one in tally.answers}
             needed = sum(one.prompt - one.cached + one.completion - 1 for one in tally.answers)
             again = TRACED * (server.metric("canaries_total", outcome="agreed") - compared)
             assert passed(server) - before == needed + again
@@ -76,7 +77,7 @@ def test_what_returning_agents_said_is_found_though_others_come_and_go(
                     )
             report(f"{tally.summary()}; hit rate {tally.hit_rate():.4f}")
             tally.check(OK)
-            assert {"warm", "cold"} <= {one.tier for one in tally.answers}
+            assert "cold" in {one.tier for one in tally.answers}
             assert tally.hit_rate() > KNOWN
 
     asyncio.run(load())
