@@ -4,7 +4,7 @@ The server as it is, with that task beside it; clients in threads of this proces
 short ones come and go, and one client sends bodies of 256 KB beside its turns. A stall is how much
 later than asked the task was woken; other processes' CPU time counts too. What the loop's own
 thread worked in that time does not: the rest of a long stall was waiting, for the processor or for
-the interpreter's lock.
+the interpreter's lock. While the model is loaded nobody is served: that is told apart.
 """
 
 import argparse
@@ -31,7 +31,7 @@ async def watch(late):
     while True:
         asked, worked = time.perf_counter() + period, time.thread_time()
         await asyncio.sleep(period)
-        late.append((time.perf_counter() - asked, time.thread_time() - worked))
+        late.append((time.time(), time.perf_counter() - asked, time.thread_time() - worked))
 
 async def watched(self, *rest):
     late = []
@@ -63,11 +63,17 @@ def main() -> None:
         words = [sys.executable, "-c", WATCHED, str(told), str(PERIOD)]
         command = [*words, *agentcache(path / "home", folder)[1:]]
         with running(command, path / "log") as server:
+            ready = time.time()
             turns = _load(server, options)
-        late, worked = map(sorted, zip(*json.loads(told.read_text()), strict=True))
+        found = [tuple(one) for one in json.loads(told.read_text())]
+    served = [one for one in found if one[0] > ready]
+    late, worked = sorted(one[1] for one in served), sorted(one[2] for one in served)
     results = {
         "turns": turns,
         "times asked": len(late),
+        "while the model was loaded, longest, ms": _at(
+            sorted(one[1] for one in found if one[0] <= ready), 1.0
+        ),
         "stall, ms": {name: _at(late, share) for name, share in SHARES.items()},
         "work of the loop's own thread meanwhile, ms": {
             name: _at(worked, share) for name, share in SHARES.items()
