@@ -16,6 +16,14 @@ REASONS: dict[str, str] = {
         "a token. 17 Python calls a token are left on the event loop's thread, some 45 on the "
         "engine's, and as many for a turn as for thirty of its tokens. Next: fewer of the latter."
     ),
+    "decode of 8 agents, of equal length": (
+        "Of a step of eight, 118 ms on one thread (context 220, profiled), 63 ms were products, "
+        "which two threads now share (decision 0024); MLX hands over to its stream's thread 240 "
+        "times, 45 µs each, the attention of each sequence by itself takes 10 to 15 ms, choosing "
+        "tokens 5. mlx_lm.server pads its batch and hands over once a step, which costs it the "
+        "batch with a long one. Next: fewer evaluations a layer, attention of like lengths in one "
+        "call."
+    ),
     "first token (native": (
         "Of a traced resume after kill -9, two reader threads took 30 ms of CPU time to read and "
         "check 110 MB and 52 ms to place them, in memory that was made ready (decision 0020). "
