@@ -30,6 +30,13 @@ async def _know_again(clients: Crowd, witnesses: list[Client]) -> None:
         assert one.cached >= one.expected - 8, one
 
 
+async def _fill_pool(clients: Crowd) -> None:
+    """Have so much prepared at once that the event loop's pool has all the threads it ever has."""
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "and so on " * 3000}]}
+    counts = [clients.http.post("/v1/messages/count_tokens", json=said) for _ in range(60)]
+    assert all(answer.is_success for answer in await asyncio.gather(*counts))
+
+
 def test_models_are_swapped_under_load_and_back_and_agents_go_on(
     tmp_path: Path, report: Report
 ) -> None:
@@ -41,6 +48,7 @@ def test_models_are_swapped_under_load_and_back_and_agents_go_on(
         with served(tmp_path / "home", models[0], *ROOM) as server:
             async with crowd(server.url) as clients, watching(server) as watch:
                 busy = clients.clients("busy", SCALE.swapped)
+                await _fill_pool(clients)
                 pairs = [clients.clients(f"witness-{place}", 4) for place in "ab"]
                 for number in range(SCALE.swaps):
                     await _know_again(clients, pairs[number % 2])

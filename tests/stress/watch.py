@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from tests.servers import SECONDS, Server
 
-LATE_WORKERS = 8  # threads that pools (readers, kernels, event loop) may start late
+LATE_WORKERS = 3  # threads that a pool may start when it is busy as never before
 
 
 @frozen
