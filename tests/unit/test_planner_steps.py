@@ -7,9 +7,10 @@ import pytest
 from agentcache.domain.plan import StepPlan
 from agentcache.domain.request import Sampling
 from agentcache.domain.spec import CacheSpec
-from agentcache.domain.turn import SEGMENT_ROWS, TurnState
+from agentcache.domain.turn import SEGMENT_ROWS, Turn, TurnState
 from tests.unit.domain_strategies import FULL, STATE, WINDOW
 from tests.unit.simulated_driver import (
+    Drive,
     chunks,
     drive_of,
     prefilled,
@@ -40,17 +41,23 @@ def _cost(step: StepPlan) -> float:
     return 0.001 * sum(len(chunk.ids) for chunk in step.prefill) + 0.04 * bool(step.decode)
 
 
+def _streaming(drive: Drive) -> Turn:
+    """A turn that has been decoding for long enough that what this costs is known."""
+    drive.seconds_of = _cost
+    stream = drive.ask(request([1] * 30, max_tokens=500))
+    until(drive, stream, TurnState.DECODING)
+    for _ in range(8):
+        drive.advance()
+    return stream
+
+
 @pytest.mark.parametrize("spec", [FULL, WINDOW, STATE])
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_a_running_stream_waits_for_one_chunk_of_a_long_prefill_at_most(
     spec: CacheSpec, in_flight: int
 ) -> None:
     drive = drive_of(spec, in_flight=in_flight, busy_chunk=512, step_seconds=0.1)
-    drive.seconds_of = _cost
-    stream = drive.ask(request([1] * 30, max_tokens=500))
-    until(drive, stream, TurnState.DECODING)
-    for _ in range(8):  # what decode costs is known by then
-        drive.advance()
+    stream = _streaming(drive)
     before = len(drive.plans)
     long = drive.ask(request([2, 3] * 2000, max_tokens=9))
     until(drive, long, TurnState.DECODING)
@@ -72,11 +79,7 @@ def test_short_prompts_share_a_step_as_far_as_the_time_of_those_who_decode_allow
     step_seconds: float, together: list[int]
 ) -> None:
     drive = drive_of(batch=4, busy_chunk=64, step_seconds=step_seconds)
-    drive.seconds_of = _cost
-    stream = drive.ask(request([1] * 30, max_tokens=500))
-    until(drive, stream, TurnState.DECODING)
-    for _ in range(8):  # what decode costs is known by then
-        drive.advance()
+    stream = _streaming(drive)
     before = len(drive.plans)
     turns = [drive.ask(request([number] * 20, max_tokens=2)) for number in (2, 3, 4)]
     for turn in turns:
