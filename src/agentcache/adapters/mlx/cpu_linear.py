@@ -44,8 +44,7 @@ def product(x: FloatArray, weight: FloatArray) -> FloatArray:
     if len(x) > MOST_ROWS and (tile := _tile(*x.shape)):
         return _in_pieces(x, weight, tile)
     out = np.empty((len(weight), len(x)), np.float32)
-    cuts = shares(*weight.shape)
-    run_all([partial(_few, x, weight[one], out[one]) for one in cuts], spread=len(cuts) > 1)
+    run_all([partial(_few, x, weight[at], out[at]) for at in shares(*weight.shape)], spread=True)
     return out.T
 
 
